@@ -1,0 +1,2 @@
+// Package kstage consumes Kafka records without losing one.
+package kstage

@@ -1,0 +1,187 @@
+package kstage
+
+import (
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"strings"
+	"time"
+)
+
+// Errors that callers compare with errors.Is.
+var (
+	// ErrAlreadyRun is returned by a second Run of one Consumer.
+	ErrAlreadyRun = errors.New("kstage: the consumer was already run")
+	// ErrNotParked is returned by Consumer.Skip for a record that is not parked,
+	// blocked or waiting in a failing hand-off: one that is running, finished,
+	// or not held by this consumer at all.
+	ErrNotParked = errors.New("kstage: the record is not parked")
+
+	// ErrRevoked is the cause of a handler's cancelled context when its
+	// partition moved to another member and the drain took too long.
+	ErrRevoked = errors.New("kstage: partition revoked")
+	// ErrLost is the cause when the partition was lost: the group went on
+	// without this member, or the topic was deleted and created again.
+	ErrLost = errors.New("kstage: partition lost")
+	// ErrShutdown is the cause when Run's context ended and the soft limit of
+	// the shutdown passed.
+	ErrShutdown = errors.New("kstage: shutting down")
+	// ErrHandlerTimeout is the cause when WithHandlerTimeout's limit passed.
+	// Unlike the other causes it is a failure of the handler and is retried.
+	ErrHandlerTimeout = errors.New("kstage: handler timeout")
+)
+
+// Permanent marks err as one that no retry can cure: the record is dead at
+// once. Permanent(nil) is nil.
+func Permanent(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &directive{err: err, class: ClassPermanent}
+}
+
+// Skip marks the record as finished although err happened: it is counted as
+// skipped, committed, and sent nowhere. Skip(nil) is nil.
+func Skip(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &directive{err: err, class: ClassSkip}
+}
+
+// IsPermanent reports whether err, or an error it wraps, came from Permanent.
+func IsPermanent(err error) bool { return directiveOf(err) == ClassPermanent }
+
+// IsSkip reports whether err, or an error it wraps, came from Skip.
+func IsSkip(err error) bool { return directiveOf(err) == ClassSkip }
+
+// directive is a handler's decision, travelling as an error so that it can be wrapped.
+type directive struct {
+	err   error
+	class Class
+}
+
+func (d *directive) Error() string { return d.err.Error() }
+func (d *directive) Unwrap() error { return d.err }
+
+// directiveOf returns the outermost directive of err; ClassRetry when it has none.
+func directiveOf(err error) Class {
+	if d := (*directive)(nil); errors.As(err, &d) {
+		return d.class
+	}
+	return ClassRetry
+}
+
+// PanicError is what a handler's panic becomes. A handler that ended its
+// goroutine (runtime.Goexit, testing.T.FailNow) gives one whose Value is nil.
+type PanicError struct {
+	Value any    // what was passed to panic
+	Stack []byte // of the panicking goroutine; empty after Goexit
+}
+
+func newPanicError(v any) *PanicError {
+	if v == nil {
+		return &PanicError{}
+	}
+	return &PanicError{Value: v, Stack: debug.Stack()}
+}
+
+func (e *PanicError) Error() string {
+	if e.Value == nil {
+		return "kstage: the handler ended its goroutine"
+	}
+	return fmt.Sprintf("kstage: the handler panicked: %v", e.Value)
+}
+
+// Unwrap returns the panic's value where it is an error.
+func (e *PanicError) Unwrap() error {
+	err, _ := e.Value.(error)
+	return err
+}
+
+// Coordinates name one record.
+type Coordinates struct {
+	Topic     string
+	Partition int32
+	Offset    int64
+}
+
+func (c Coordinates) String() string {
+	return fmt.Sprintf("%s/%d@%d", c.Topic, c.Partition, c.Offset)
+}
+
+// DrainError is returned by Run when the shutdown's limits passed before
+// everything in progress had ended. The records are not committed: the next
+// owner of their partitions handles them again.
+type DrainError struct {
+	// Abandoned are the records whose handler had not returned, or whose
+	// retry or dead-letter copy was not acknowledged.
+	Abandoned []Coordinates
+}
+
+func (e *DrainError) Error() string {
+	const most = 10
+	var b strings.Builder
+	fmt.Fprintf(&b, "kstage: shut down with %d records in progress:", len(e.Abandoned))
+	for i, c := range e.Abandoned {
+		if i == most {
+			fmt.Fprintf(&b, " and %d more", len(e.Abandoned)-most)
+			break
+		}
+		b.WriteString(" " + c.String())
+	}
+	return b.String()
+}
+
+// StoppedError is returned by Run when a record died under WithoutDLQ(Stop).
+// The record is not committed: a restart meets it again.
+type StoppedError struct {
+	Coordinates
+	Err error // why the record is dead
+}
+
+func (e *StoppedError) Error() string {
+	return fmt.Sprintf("kstage: stopped at dead record %s: %v", e.Coordinates, e.Err)
+}
+
+func (e *StoppedError) Unwrap() error { return e.Err }
+
+// GapError says that records were deleted (retention, DeleteRecords) before
+// this group read them: those from Expected up to LogStart. It is Run's error
+// under WithOnGap(StopOnGap) and the Err of a HealthGap reason otherwise.
+type GapError struct {
+	Topic     string
+	Partition int32
+	Expected  int64 // the offset that would have been read next
+	LogStart  int64 // the first offset that still exists
+}
+
+func (e *GapError) Error() string {
+	return fmt.Sprintf("kstage: %s/%d: offsets %d to %d were deleted before they were read",
+		e.Topic, e.Partition, e.Expected, e.LogStart-1)
+}
+
+// TopologyError lists everything that is wrong with the topics of a consumer.
+// Warnings are listed with the errors; there is at least one error.
+type TopologyError struct{ Problems []TopicProblem }
+
+func (e *TopologyError) Error() string {
+	var b strings.Builder
+	b.WriteString("kstage: the topics are not fit for use:")
+	for _, p := range e.Problems {
+		b.WriteString("\n  " + p.String())
+	}
+	return b.String()
+}
+
+// timeoutError is the failure of a handler that overran WithHandlerTimeout.
+type timeoutError struct {
+	after time.Duration
+	err   error // what the handler returned
+}
+
+func (e *timeoutError) Error() string {
+	return fmt.Sprintf("%v after %v: %v", ErrHandlerTimeout, e.after, e.err)
+}
+
+func (e *timeoutError) Unwrap() []error { return []error{ErrHandlerTimeout, e.err} }

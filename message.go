@@ -1,0 +1,90 @@
+package kstage
+
+import (
+	"encoding/hex"
+	"strconv"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// Message is one delivery of a record. It stays valid after the handler
+// returned, and so does its Record. A retry gets a new Message. Its methods are
+// safe for concurrent use; the record must not be changed.
+type Message struct {
+	// Record is the record as read: on a retry topic, with that topic's
+	// coordinates and headers (see Origin).
+	Record *kgo.Record
+
+	facts *facts
+}
+
+// facts is what a Message knows beyond its record. The messages of one batch
+// share one, so that a first delivery costs two words.
+type facts struct {
+	topicID       [16]byte
+	attempt       int       // handler calls so far, this one included
+	stage         int       // 0: main topic
+	firstFailedAt time.Time // zero: never failed
+}
+
+// ID identifies the record across retries: the header message-id (its last
+// value) where it is not empty, else
+// topic id/partition/leader epoch/offset, which differs even for a topic that
+// was deleted and created again. It allocates in the second case.
+func (m *Message) ID() string {
+	if id, ok := m.Header(headerMessageID); ok && len(id) > 0 {
+		return string(id)
+	}
+	return m.coordinatesID()
+}
+
+// coordinatesID names a record by where it stands. Brokers before Kafka 3.1
+// send no topic id; the record's timestamp then tells two topics of one name apart.
+func (m *Message) coordinatesID() string {
+	r := m.Record
+	id := make([]byte, 0, 72)
+	if m.facts.topicID == ([16]byte{}) {
+		id = strconv.AppendInt(append(id, r.Topic+"@"...), r.Timestamp.UnixMilli(), 10)
+	} else {
+		id = hex.AppendEncode(id, m.facts.topicID[:])
+	}
+	id = strconv.AppendInt(append(id, '/'), int64(r.Partition), 10)
+	id = strconv.AppendInt(append(id, '/'), int64(r.LeaderEpoch), 10)
+	return string(strconv.AppendInt(append(id, '/'), r.Offset, 10))
+}
+
+// Attempt counts the handler calls for this record, this one included: 1 is
+// the first ever. Calls whose error came after a cancellation do not count.
+func (m *Message) Attempt() int { return m.facts.attempt }
+
+// Stage is the number of the retry topic the record was read from; 0 is a main topic.
+func (m *Message) Stage() int { return m.facts.stage }
+
+// Origin is where the record was first read.
+func (m *Message) Origin() Origin {
+	r := m.Record
+	return Origin{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Timestamp: r.Timestamp}
+}
+
+// FirstFailedAt is when a handler first failed on this record; false where none has.
+func (m *Message) FirstFailedAt() (t time.Time, ok bool) {
+	return m.facts.firstFailedAt, !m.facts.firstFailedAt.IsZero()
+}
+
+// Key is the record's key: nil and empty differ.
+func (m *Message) Key() []byte { return m.Record.Key }
+
+// Value is the record's value: nil (a tombstone) and empty differ.
+func (m *Message) Value() []byte { return m.Record.Value }
+
+// Header returns the last value of the header key.
+func (m *Message) Header(key string) ([]byte, bool) { return lastHeader(m.Record.Headers, key) }
+
+// Origin is where a record was first read.
+type Origin struct {
+	Topic     string
+	Partition int32
+	Offset    int64
+	Timestamp time.Time
+}
