@@ -1,8 +1,267 @@
 package kstage
 
-import "github.com/twmb/franz-go/pkg/kgo"
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
 
-const headerMessageID = "message-id"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// Headers of copies. All are UTF-8 text, numbers in decimal, times in unix
+// milliseconds. They are input from outside when they are read: on a main topic
+// they mean nothing, but for the two of a redrive.
+const (
+	headerMessageID = "message-id" // the application's own
+
+	headerID              = "kstage-id"
+	headerCopyID          = "kstage-copy-id"
+	headerOriginTopic     = "kstage-origin-topic"
+	headerOriginPartition = "kstage-origin-partition"
+	headerOriginOffset    = "kstage-origin-offset"
+	headerOriginTimestamp = "kstage-origin-timestamp"
+	headerGroup           = "kstage-group"
+	headerAttempt         = "kstage-attempt"
+	headerStage           = "kstage-stage"
+	headerDue             = "kstage-due"
+	headerNotBefore       = "kstage-not-before"
+	headerFirstFailedAt   = "kstage-first-failed-at"
+	headerLastFailedAt    = "kstage-last-failed-at"
+	headerReason          = "kstage-reason"
+	headerErrorType       = "kstage-error-type"
+	headerError           = "kstage-error"
+	headerStack           = "kstage-stack"
+	headerValueOmitted    = "kstage-value-omitted"
+	headerRedriveCount    = "kstage-redrive-count"
+	headerRedriveID       = "kstage-redrive-id"
+	headerVersion         = "kstage-version"
+
+	headerFormat = "1"
+)
+
+const (
+	headerBudget = 8 << 10 // of all our headers together
+	maxErrorText = 1 << 10
+	maxShortText = 512 // an id, a type
+	maxRedrives  = 1000
+	cutMark      = "... [cut]"
+)
+
+// ours says that a header is one of those a copy's are replaced by.
+func ours(key string) bool {
+	switch key {
+	case headerID, headerCopyID, headerOriginTopic, headerOriginPartition, headerOriginOffset, headerOriginTimestamp,
+		headerGroup, headerAttempt, headerStage, headerDue, headerNotBefore, headerFirstFailedAt, headerLastFailedAt,
+		headerReason, headerErrorType, headerError, headerStack, headerValueOmitted,
+		headerRedriveCount, headerRedriveID, headerVersion:
+		return true
+	}
+	return false
+}
+
+// copyFacts is what the headers of a copy tell.
+type copyFacts struct {
+	id, copyID    string
+	origin        Origin
+	group         string
+	attempt       int
+	stage         int
+	firstFailedAt time.Time
+	lastFailedAt  time.Time
+	reason        Reason
+	errorType     string
+	errorText     string
+	stack         string
+	valueOmitted  int64 // -1: it is there
+	redriveCount  int
+	redriveID     string
+}
+
+// headers returns those of the copy: the record's own, in their order, and then
+// the facts. The record's slice is not changed.
+func (f *copyFacts) headers(own []kgo.RecordHeader) []kgo.RecordHeader {
+	hs := slices.DeleteFunc(slices.Clone(own), func(h kgo.RecordHeader) bool { return ours(h.Key) })
+	w := headerWriter{hs: hs}
+	w.text(headerID, f.id, math.MaxInt)
+	w.text(headerCopyID, f.copyID, math.MaxInt)
+	w.text(headerOriginTopic, f.origin.Topic, math.MaxInt)
+	w.number(headerOriginPartition, int64(f.origin.Partition))
+	w.number(headerOriginOffset, f.origin.Offset)
+	w.number(headerOriginTimestamp, f.origin.Timestamp.UnixMilli())
+	w.text(headerGroup, f.group, math.MaxInt)
+	w.number(headerAttempt, int64(f.attempt))
+	w.number(headerStage, int64(f.stage))
+	w.number(headerFirstFailedAt, f.firstFailedAt.UnixMilli())
+	w.number(headerLastFailedAt, f.lastFailedAt.UnixMilli())
+	w.text(headerReason, string(f.reason), maxShortText)
+	if f.valueOmitted >= 0 {
+		w.number(headerValueOmitted, f.valueOmitted)
+	}
+	if f.redriveCount > 0 {
+		w.number(headerRedriveCount, int64(f.redriveCount))
+		w.text(headerRedriveID, f.redriveID, maxShortText)
+	}
+	w.text(headerVersion, headerFormat, maxShortText)
+	w.text(headerErrorType, f.errorType, maxShortText)
+	w.text(headerError, f.errorText, maxErrorText)
+	w.text(headerStack, f.stack, headerBudget-w.size-len(headerStack))
+	return w.hs
+}
+
+// headerWriter appends headers and counts their bytes.
+type headerWriter struct {
+	hs   []kgo.RecordHeader
+	size int
+}
+
+// text writes s, cut and marked as cut where it is longer than most, unless it is empty.
+func (w *headerWriter) text(key, s string, most int) {
+	if s == "" || most <= len(cutMark) {
+		return
+	}
+	v := []byte(cutText(s, most))
+	w.hs = append(w.hs, kgo.RecordHeader{Key: key, Value: v})
+	w.size += len(key) + len(v)
+}
+
+func (w *headerWriter) number(key string, n int64) {
+	w.text(key, strconv.FormatInt(n, 10), maxShortText)
+}
+
+// cutText makes s valid UTF-8 of at most so many bytes.
+func cutText(s string, most int) string {
+	if len(s) > most {
+		s = s[:most+1] // of a huge text, no more is looked at
+	}
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	if len(s) <= most {
+		return s
+	}
+	end := most - len(cutMark)
+	for end > 0 && !utf8.RuneStart(s[end]) {
+		end--
+	}
+	return s[:end] + cutMark
+}
+
+// errorType names the Go type of the innermost error: what the handler met, not
+// what it wrapped it with.
+func errorType(err error) string {
+	for {
+		switch e := err.(type) { //nolint:errorlint // each error of the chain by itself
+		case *PanicError:
+			return panicType(e)
+		case *timeoutError:
+			err = e.err
+			continue
+		}
+		inner := errors.Unwrap(err)
+		if inner == nil {
+			return fmt.Sprintf("%T", err)
+		}
+		err = inner
+	}
+}
+
+func panicType(e *PanicError) string {
+	if e.Value == nil {
+		return "runtime.Goexit"
+	}
+	return fmt.Sprintf("panic(%T)", e.Value)
+}
+
+// redriveFacts are the two headers that a main topic's record carries on: how
+// often it was redriven, and by which run. Forged ones can only refuse a redrive.
+func redriveFacts(hs []kgo.RecordHeader) (count int, id string) {
+	r := headerReader{hs: hs}
+	n := r.optionalNumber(headerRedriveCount, 0)
+	return int(max(0, min(n, maxRedrives))), cutText(r.optional(headerRedriveID), maxShortText)
+}
+
+// DecodeDeadLetter reads the facts of a record of a dead-letter topic. It fails
+// where the record was not written by kstage: the error names the header that is
+// missing or no number. What is optional and illegal counts as missing.
+func DecodeDeadLetter(r *kgo.Record) (DeadLetter, error) {
+	h := headerReader{hs: r.Headers}
+	d := DeadLetter{
+		Record: r,
+		ID:     h.optional(headerID),
+		Group:  h.optional(headerGroup),
+		Origin: Origin{
+			Topic:     h.text(headerOriginTopic),
+			Partition: int32(h.number(headerOriginPartition, math.MaxInt32)),
+			Offset:    h.number(headerOriginOffset, math.MaxInt64),
+			Timestamp: h.time(headerOriginTimestamp),
+		},
+		Attempt:       int(h.number(headerAttempt, math.MaxInt32)),
+		Stage:         int(h.optionalNumber(headerStage, 0)),
+		Reason:        Reason(h.text(headerReason)),
+		ErrorType:     h.optional(headerErrorType),
+		Error:         h.optional(headerError),
+		Stack:         h.optional(headerStack),
+		ValueOmitted:  h.optionalNumber(headerValueOmitted, -1),
+		RedriveCount:  int(h.optionalNumber(headerRedriveCount, 0)),
+		RedriveID:     h.optional(headerRedriveID),
+		FirstFailedAt: h.time(headerFirstFailedAt),
+		LastFailedAt:  h.time(headerLastFailedAt),
+	}
+	if h.err != nil {
+		return DeadLetter{}, fmt.Errorf("kstage: %s/%d@%d is no dead letter: %w", r.Topic, r.Partition, r.Offset, h.err)
+	}
+	return d, nil
+}
+
+// headerReader reads headers, the last of a name, and keeps the first error.
+type headerReader struct {
+	hs  []kgo.RecordHeader
+	err error
+}
+
+func (r *headerReader) optional(key string) string {
+	v, _ := lastHeader(r.hs, key)
+	return string(v)
+}
+
+func (r *headerReader) text(key string) string {
+	v, ok := lastHeader(r.hs, key)
+	if !ok && r.err == nil {
+		r.err = fmt.Errorf("it has no header %s", key)
+	}
+	return string(v)
+}
+
+// number reads one from 0 to most.
+func (r *headerReader) number(key string, most int64) int64 {
+	s := r.text(key)
+	n, err := strconv.ParseInt(s, 10, 64)
+	if (err != nil || n < 0 || n > most) && r.err == nil {
+		r.err = fmt.Errorf("header %s is %q, not a number from 0 to %d", key, cutText(s, 64), most)
+	}
+	return n
+}
+
+// optionalNumber reads one from 0 to the largest int32, else d.
+func (r *headerReader) optionalNumber(key string, d int64) int64 {
+	n, err := strconv.ParseInt(r.optional(key), 10, 64)
+	if err != nil || n < 0 || n > math.MaxInt32 {
+		return d
+	}
+	return n
+}
+
+// time reads a time; zero where there is none.
+func (r *headerReader) time(key string) time.Time {
+	n, err := strconv.ParseInt(r.optional(key), 10, 64)
+	if err != nil {
+		return time.Time{}
+	}
+	return time.UnixMilli(n)
+}
 
 func lastHeader(hs []kgo.RecordHeader, key string) ([]byte, bool) {
 	for i := len(hs) - 1; i >= 0; i-- {

@@ -1,9 +1,12 @@
 package kstage
 
 import (
+	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"strconv"
 	"time"
+	"unicode/utf8"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 )
@@ -31,12 +34,17 @@ type facts struct {
 // ID identifies the record across retries: the header message-id (its last
 // value) where it is not empty, else
 // topic id/partition/leader epoch/offset, which differs even for a topic that
-// was deleted and created again. It allocates in the second case.
+// was deleted and created again. It allocates. An id of more than 512 bytes, or
+// one that is not UTF-8, is told by its SHA-256.
 func (m *Message) ID() string {
-	if id, ok := m.Header(headerMessageID); ok && len(id) > 0 {
-		return string(id)
+	id, ok := m.Header(headerMessageID)
+	switch {
+	case !ok || len(id) == 0:
+		return m.coordinatesID()
+	case len(id) > maxShortText || !utf8.Valid(id):
+		return fmt.Sprintf("sha256:%x", sha256.Sum256(id))
 	}
-	return m.coordinatesID()
+	return string(id)
 }
 
 // coordinatesID names a record by where it stands. Brokers before Kafka 3.1

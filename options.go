@@ -34,15 +34,15 @@ func (f consumerOption) applyConsumer(c *consumerConfig) { f(c) }
 
 // commonConfig is what every kind of client needs.
 type commonConfig struct {
-	brokers       []string
-	tls           *tls.Config
-	sasl          sasl.Mechanism
-	clientID      string
-	logger        *zap.Logger
-	logFields     func(context.Context) []zap.Field
-	keyRedactor   func([]byte) string
-	metrics       MetricsCollector
-	clientOptions func(ClientRole) []kgo.Opt
+	brokers      []string
+	tls          *tls.Config
+	sasl         sasl.Mechanism
+	clientID     string
+	logger       *zap.Logger
+	logFields    func(context.Context) []zap.Field
+	keyRedactor  func([]byte) string
+	metrics      MetricsCollector
+	extraOptions func(ClientRole) []kgo.Opt
 }
 
 // consumerConfig is everything that the options of a Consumer say.
@@ -195,7 +195,7 @@ const (
 // are applied after and win: brokers, group, topics, balancing callbacks,
 // commits, offsets, isolation, acks, idempotence, partitioner, transactional id.
 func WithClientOptions(f func(role ClientRole) []kgo.Opt) Option {
-	return commonOption(func(c *commonConfig) { c.clientOptions = f })
+	return commonOption(func(c *commonConfig) { c.extraOptions = f })
 }
 
 // --- what is consumed

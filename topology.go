@@ -1,32 +1,128 @@
 package kstage
 
-import "time"
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"slices"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+)
 
 // Provisioning says whether Run looks at its topics, or makes them.
 type Provisioning int
 
 const (
-	VerifyTopics Provisioning = iota // look, and refuse to start on a problem
-	CreateTopics                     // create what is missing, verify the rest
-	TrustTopics                      // do not look
+	// VerifyTopics looks at the topics and refuses to start on a problem. A topic
+	// that is missing for 30 s is one; a topic that may not be seen is a warning.
+	VerifyTopics Provisioning = iota
+	// CreateTopics creates what is missing and verifies the rest, see EnsureTopics.
+	CreateTopics
+	// TrustTopics does not look.
+	TrustTopics
 )
 
-type (
-	Topology struct {
-		Group, RetryGroup string
-		Topics            []string // or Pattern
-		Pattern           string
-		Stages            []StageTopic
-		DLQ               string
-	}
-	StageTopic struct {
-		Topic string
-		Delay time.Duration
-	}
-	TopicProblem struct {
-		Topic, What, Fix string
-		Warning          bool
-	}
-)
+// Topology is the topics and groups of a consumer, as plain data.
+type Topology struct {
+	Group      string
+	RetryGroup string       // empty without stages
+	Topics     []string     // main topics; nil with Pattern
+	Pattern    string       // regular expression, see WithTopicPattern
+	Stages     []StageTopic // nil: no retry topics
+	DLQ        string       // dead-letter topic; empty with WithoutDLQ
+}
 
-func (p TopicProblem) String() string { return p.Topic + ": " + p.What }
+// StageTopic is a retry topic.
+type StageTopic struct {
+	Topic string
+	Delay time.Duration
+}
+
+// TopicProblem is one thing that is wrong with a topic.
+type TopicProblem struct {
+	Topic   string
+	What    string // what is wrong
+	Fix     string // what to do about it
+	Warning bool   // the consumer works, for now
+}
+
+func (p TopicProblem) String() string {
+	s := p.Topic + ": " + p.What
+	if p.Warning {
+		s = "warning: " + s
+	}
+	if p.Fix != "" {
+		s += "; " + p.Fix
+	}
+	return s
+}
+
+// NewTopology tells what a consumer with these options would use. Options that
+// concern no topic and no group are ignored, but for their mistakes; a handler
+// and brokers are not needed.
+func NewTopology(opts ...ConsumerOption) (Topology, error) {
+	c := applyConsumerOptions(opts)
+	var errs mistakes
+	c.validate(&errs)
+	return c.topology(), errs.join()
+}
+
+func (c *consumerConfig) topology() Topology {
+	return Topology{Group: c.group, Topics: slices.Clone(c.topics), Pattern: c.pattern, DLQ: c.dlqName()}
+}
+
+// EnsureTopics creates the topics of t that are missing and verifies the others;
+// *TopologyError tells every problem at once, warnings included. It needs
+// WithBrokers, and CREATE on the missing topics.
+//
+// A dead-letter topic gets the most partitions, replicas and max.message.bytes
+// of the main topics (16 KiB more, for headers), the delete policy, and 14 days of retention. A main
+// topic gets the broker's defaults.
+func EnsureTopics(ctx context.Context, t Topology, opts ...Option) error {
+	c := defaultCommonConfig()
+	for _, o := range opts {
+		o.applyCommon(&c)
+	}
+	var errs mistakes
+	c.validate(&errs)
+	if err := errs.join(); err != nil {
+		return err
+	}
+	cl, err := newClient(c.clientOptions(RoleHandOff))
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	r, err := look(ctx, kadm.NewClient(cl), t, true)
+	if err != nil {
+		return fmt.Errorf("kstage: look at the topics: %w", explain(err, grantLook))
+	}
+	return r.err()
+}
+
+// matcher says whether a topic's name is one of a consumer's main topics.
+func (t *Topology) matcher() func(string) bool {
+	if t.Pattern == "" {
+		return func(name string) bool { return slices.Contains(t.Topics, name) }
+	}
+	include := regexp.MustCompile(t.Pattern)
+	var own []*regexp.Regexp
+	for _, p := range ownTopicPatterns(t.Group, t.DLQ) {
+		own = append(own, regexp.MustCompile(p))
+	}
+	return func(name string) bool {
+		isOwn := slices.ContainsFunc(own, func(re *regexp.Regexp) bool { return re.MatchString(name) })
+		return !isOwn && include.MatchString(name)
+	}
+}
+
+// ownTopicPatterns are regular expressions for the topics that a pattern must
+// not match: the dead-letter topic, and the default retry topics of any number.
+func ownTopicPatterns(group, dlq string) []string {
+	ps := []string{"^" + regexp.QuoteMeta(group) + "-retry-[0-9]+$"}
+	if dlq != "" {
+		ps = append(ps, "^"+regexp.QuoteMeta(dlq)+"$")
+	}
+	return ps
+}

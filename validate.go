@@ -12,25 +12,31 @@ const (
 	rebalanceTimeout = time.Minute // kgo's default, set explicitly
 	maxRevokeDrain   = rebalanceTimeout / 3
 	maxTopicName     = 249
-	maxReadBytes     = 100 << 20 // kgo refuses a larger response
+	maxReadBytes     = 100 << 20 // a larger response is refused
+	maxBatchBytes    = 64 << 20  // a batch that decompresses to more is refused
 )
 
 // newConsumerConfig applies opts to the defaults and checks the result.
 // The error joins every mistake.
 func newConsumerConfig(h Handler, opts []ConsumerOption) (consumerConfig, error) {
+	c := applyConsumerOptions(opts)
+	var errs mistakes
+	if f, isFunc := h.(HandlerFunc); h == nil || isFunc && f == nil {
+		errs.add("NewConsumer needs a handler")
+	}
+	c.commonConfig.validate(&errs)
+	c.validate(&errs)
+	return c, errs.join()
+}
+
+func applyConsumerOptions(opts []ConsumerOption) consumerConfig {
 	c := defaultConsumerConfig()
 	for _, o := range opts {
 		if o != nil {
 			o.applyConsumer(&c)
 		}
 	}
-	var errs mistakes
-	if h == nil {
-		errs.add("NewConsumer needs a handler")
-	}
-	c.commonConfig.validate(&errs)
-	c.validate(&errs)
-	return c, errs.join()
+	return c
 }
 
 // mistakes collects what is wrong with the options.
@@ -108,6 +114,9 @@ func (c *consumerConfig) dlqName() string {
 	}
 	return c.group + "-dlq"
 }
+
+// ownTopicPatterns are what a topic pattern must not match.
+func (c *consumerConfig) ownTopicPatterns() []string { return ownTopicPatterns(c.group, c.dlqName()) }
 
 // checkTopicName says what Kafka would refuse.
 func checkTopicName(name string) error {

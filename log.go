@@ -1,0 +1,76 @@
+package kstage
+
+import (
+	"context"
+	"errors"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// recordLog writes the log lines about one record: always the same keys, never
+// its value or headers.
+type recordLog struct {
+	log         *zap.Logger
+	fields      func(context.Context) []zap.Field // nil: none
+	redactKey   func([]byte) string               // nil: as it is
+	redactError func(string) string               // nil: as it is
+}
+
+func newRecordLog(c *consumerConfig, g *guard) *recordLog {
+	return &recordLog{
+		log:         c.logger,
+		fields:      g.fields(c.logFields),
+		redactKey:   textFunc(g, "WithKeyRedactor", c.keyRedactor),
+		redactError: textFunc(g, "WithErrorRedactor", c.errorRedactor),
+	}
+}
+
+func (l *recordLog) debug() bool { return l.log.Core().Enabled(zapcore.DebugLevel) }
+
+func (l *recordLog) record(ctx context.Context, level zapcore.Level, text string, msg *Message, more ...zap.Field) {
+	line := l.log.Check(level, text)
+	if line == nil {
+		return
+	}
+	r := msg.Record
+	fields := []zap.Field{
+		zap.String("topic", r.Topic), zap.String("key", l.key(r.Key)), zap.String("message_id", msg.ID()),
+		zap.Int32("partition", r.Partition), zap.Int64("offset", r.Offset),
+		zap.Int("attempt", msg.Attempt()), zap.Int("stage", msg.Stage()),
+	}
+	if l.fields != nil {
+		fields = append(fields, l.fields(ctx)...)
+	}
+	line.Write(append(fields, more...)...)
+}
+
+func (l *recordLog) key(k []byte) string {
+	if l.redactKey != nil {
+		return l.redactKey(k)
+	}
+	return string(k)
+}
+
+// err is the field of a handler's error, redacted.
+func (l *recordLog) err(err error) zap.Field {
+	if err == nil {
+		return zap.Skip()
+	}
+	return zap.String("error", l.errorText(err))
+}
+
+func (l *recordLog) errorText(err error) string {
+	if l.redactError != nil {
+		return l.redactError(err.Error())
+	}
+	return err.Error()
+}
+
+// redacted is err as it may be shown.
+func (l *recordLog) redacted(err error) error {
+	if l.redactError == nil {
+		return err
+	}
+	return errors.New(l.redactError(err.Error()))
+}

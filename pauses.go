@@ -1,0 +1,163 @@
+package kstage
+
+import (
+	"context"
+	"slices"
+)
+
+// pauseSet is why a partition is not fetched: the client's switch is on while
+// there is any reason. The client has one switch and no memory of who used it.
+type pauseSet uint8
+
+const (
+	pausedFull pauseSet = 1 << iota // window or budget: dies with the assignment
+	pausedUser                      // Pause: outlives assignments
+)
+
+func (s pauseSet) names() []string {
+	var names []string
+	if s&pausedFull != 0 {
+		names = append(names, "backpressure")
+	}
+	if s&pausedUser != 0 {
+		names = append(names, "user")
+	}
+	return names
+}
+
+// apply sets the client's switch from the window's reasons. in.mu is held.
+func (in *intake) apply(w *window) {
+	w.reasons &^= pausedUser
+	if in.allPaused || in.topicsPaused[w.topic] {
+		w.reasons |= pausedUser
+	}
+	tp := map[string][]int32{w.topic: {w.partition}}
+	switch want := w.reasons != 0; {
+	case want && !w.paused:
+		in.client.PauseFetchPartitions(tp)
+	case !want && w.paused:
+		in.client.ResumeFetchPartitions(tp)
+	}
+	w.paused = w.reasons != 0
+	poke(in.turned)
+}
+
+// pauseFull pauses what has reached its bounds, and, while the intake's budget
+// is spent, all that holds anything.
+func (in *intake) pauseFull() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	spent := in.held() >= in.cfg.memoryBudget
+	for _, w := range in.windows {
+		if w.reasons&pausedFull == 0 && (w.full(in.cfg.window) || spent && w.bytes.Load() > 0) {
+			w.reasons |= pausedFull
+			in.full.Add(1)
+			in.apply(w)
+		}
+	}
+	in.nudge() // a window may have been drained before it was marked
+}
+
+// resumeRoomy resumes what is half empty again.
+func (in *intake) resumeRoomy() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	spent := in.held() > in.cfg.memoryBudget/2
+	for _, w := range in.windows {
+		if w.reasons&pausedFull != 0 && w.roomy(in.cfg.window) && (!spent || w.bytes.Load() == 0) {
+			w.reasons &^= pausedFull
+			in.full.Add(-1)
+			in.apply(w)
+		}
+	}
+}
+
+// held sums the bytes of all windows. in.mu is held.
+func (in *intake) held() (bytes int64) {
+	for _, w := range in.windows {
+		bytes += w.bytes.Load()
+	}
+	return bytes
+}
+
+// nothingToPoll says that all partitions are paused. Not polling keeps what the
+// client has buffered: a poll would throw away what is paused.
+func (in *intake) nothingToPoll() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for _, w := range in.windows {
+		if !w.paused {
+			return false
+		}
+	}
+	return len(in.windows) > 0
+}
+
+// nudge asks for a look at the pauses. It never blocks and needs no lock.
+func (in *intake) nudge() {
+	if in.full.Load() > 0 {
+		poke(in.nudged)
+	}
+}
+
+// poke fills a one-slot channel; it never blocks.
+func poke(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// pauser resumes windows as they empty, until ctx is done.
+func (in *intake) pauser(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-in.nudged:
+			in.resumeRoomy()
+		}
+	}
+}
+
+// setPaused is Consumer.Pause and Resume: no topics means all.
+func (in *intake) setPaused(paused bool, topics []string) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if len(topics) == 0 {
+		in.allPaused = paused
+		if !paused {
+			clear(in.topicsPaused)
+		}
+	}
+	for _, t := range topics {
+		if paused {
+			in.topicsPaused[t] = true
+		} else {
+			delete(in.topicsPaused, t)
+		}
+	}
+	for _, w := range in.windows {
+		in.apply(w)
+	}
+}
+
+// pausedByUser lists what Pause has paused: one reason without a topic for all.
+func (in *intake) pausedByUser() (rs []HealthReason) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.allPaused {
+		rs = append(rs, HealthReason{Kind: HealthPaused, Partition: -1})
+	}
+	for t := range in.topicsPaused {
+		rs = append(rs, HealthReason{Kind: HealthPaused, Topic: t, Partition: -1})
+	}
+	return rs
+}
+
+// pausedNames says why a window is paused, in words.
+func (in *intake) pausedNames(w *window) []string {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return slices.Clip(w.reasons.names())
+}

@@ -1,0 +1,252 @@
+package kstage
+
+import (
+	"context"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/kstage/kstage/internal/lanes"
+)
+
+// pipeline takes one record through one attempt: handler, verdict, and what
+// follows from it. It is immutable and used by all workers.
+type pipeline struct {
+	handler   Handler // middleware folded in
+	timeout   time.Duration
+	policy    policy
+	dead      DeadPolicy
+	handOff   *handOff
+	metrics   MetricsCollector
+	quiet     bool // nobody wants events
+	durations bool
+	log       *recordLog
+	board     *healthBoard
+	stop      func(error) // ends Run; starts nothing more
+}
+
+func newPipeline(c *Consumer, h Handler) *pipeline {
+	_, quiet := c.metrics.(NopMetrics)
+	return &pipeline{
+		handler: wrap(h, c.cfg.middleware),
+		timeout: c.cfg.handlerTimeout,
+		policy: policy{
+			immediate: c.cfg.immediate, backoff: c.cfg.immediateBackoff, maxAge: c.cfg.maxAge,
+			classify: c.guard.classifier(c.cfg.classifier), random: jitter,
+		},
+		dead: c.cfg.dead, handOff: c.handOff,
+		metrics: c.metrics, quiet: quiet, durations: c.metrics.Durations(),
+		log: c.records, board: c.board, stop: c.stop,
+	}
+}
+
+// run is what lanes calls for record i of b. It must not wait for a broker or a timer.
+func (p *pipeline) run(b *batch, i int) time.Duration {
+	if b.holding.Load() > 0 {
+		if h := b.w.rerun(b, i); h != nil {
+			return p.attempt(b, i, h.message, h)
+		}
+	}
+	return p.attempt(b, i, &b.messages[i], nil)
+}
+
+// attempt calls the handler once. h is the record's copy where it was held before.
+func (p *pipeline) attempt(b *batch, i int, msg *Message, h *held) time.Duration {
+	var start time.Time
+	if p.durations {
+		start = time.Now()
+	}
+	err := p.call(b.w.ctx, msg)
+	if err == nil && h == nil && p.quiet && !b.debug {
+		return 0
+	}
+	var took time.Duration
+	if p.durations {
+		took = time.Since(start)
+	}
+	return p.settle(call{b: b, i: i, msg: msg, h: h, err: err, took: took})
+}
+
+// call runs the handler under its own timeout where there is one.
+func (p *pipeline) call(ctx context.Context, msg *Message) error {
+	if p.timeout == 0 {
+		return p.handler.Handle(ctx, msg)
+	}
+	limited, cancel := context.WithTimeoutCause(ctx, p.timeout, ErrHandlerTimeout)
+	defer cancel()
+	err := p.handler.Handle(limited, msg)
+	if err != nil && context.Cause(limited) == ErrHandlerTimeout { //nolint:errorlint // the cause is ours, never wrapped
+		return &timeoutError{p.timeout, err}
+	}
+	return err
+}
+
+// unwound is what lanes calls instead of taking run's answer when the handler
+// panicked with v, or ended its goroutine (v is nil).
+func (p *pipeline) unwound(b *batch, i int, v any) time.Duration {
+	c := call{b: b, i: i, h: b.w.heldCopy(b, i), err: newPanicError(v)}
+	if c.h != nil {
+		c.msg = c.h.message
+	} else {
+		c.msg = &b.messages[i]
+	}
+	return p.settle(c)
+}
+
+// call is one handler call that has returned.
+type call struct {
+	b      *batch
+	i      int
+	msg    *Message
+	h      *held // the record's copy; nil at its first call
+	err    error
+	took   time.Duration
+	reason Reason // of a dead record
+}
+
+// settle acts on the verdict and says how long the record's key has to wait.
+func (p *pipeline) settle(c call) time.Duration {
+	a := c.facts()
+	v := judge(&p.policy, a, c.err)
+	switch v.kind {
+	case finished:
+		return p.finish(c, OutcomeProcessed, "")
+	case skipped:
+		return p.finish(c, OutcomeSkipped, "")
+	case retryHere:
+		return p.retryHere(c, a, v.wait)
+	case dead:
+		c.reason = v.reason
+		return p.bury(c, a)
+	case released:
+		return p.release(c)
+	}
+	panic("kstage: BUG: unknown verdict")
+}
+
+// facts gathers what judge goes by. A nil error needs none of it.
+func (c *call) facts() attempt {
+	if c.err == nil {
+		return attempt{}
+	}
+	a := attempt{now: time.Now(), cancelled: c.b.w.ctx.Err() != nil, firstFailedAt: c.msg.facts.firstFailedAt}
+	if a.firstFailedAt.IsZero() {
+		a.firstFailedAt = a.now
+	}
+	if c.h != nil {
+		a.retries, a.blocked = c.h.retries, c.h.blocks > 0
+	}
+	return a
+}
+
+// finish ends the record. What its window has given up meanwhile is somebody
+// else's: told as released.
+func (p *pipeline) finish(c call, o Outcome, message string) time.Duration {
+	switch {
+	case c.h == nil && c.b.w.gone.Load(), c.h != nil && !c.b.w.resolve(c.h):
+		o, message = OutcomeReleased, ""
+	case c.h != nil && c.h.blocks > 0:
+		p.board.clearRecord(HealthStuckRecord, c.h.coordinates())
+	}
+	p.tell(c, o, message)
+	return 0
+}
+
+// retryHere lets the key wait and then handles the record again.
+func (p *pipeline) retryHere(c call, a attempt, wait time.Duration) time.Duration {
+	h := c.hold(a.firstFailedAt)
+	h.retries++
+	if !c.b.w.hold(h, heldParked) {
+		return p.release(c)
+	}
+	p.tell(c, OutcomeRetryHere, "")
+	return wait
+}
+
+// hold returns the record's copy, making it at its first failure.
+func (c *call) hold(firstFailedAt time.Time) *held {
+	h := c.h
+	if h == nil {
+		h = &held{b: c.b, i: c.i, record: copyRecord(c.msg.Record), size: recordSize(c.msg.Record), facts: *c.msg.facts}
+	}
+	h.facts.firstFailedAt = firstFailedAt
+	return h
+}
+
+// release leaves no trace of the attempt: whoever gets the partition next handles
+// the record again.
+func (p *pipeline) release(c call) time.Duration {
+	c.b.w.giveUp(c.b, c.i)
+	p.tell(c, OutcomeReleased, "")
+	return lanes.Never
+}
+
+// bury does with a dead record what the options say.
+func (p *pipeline) bury(c call, a attempt) time.Duration {
+	switch p.dead {
+	case 0:
+		h := c.hold(a.firstFailedAt)
+		if !c.b.w.hold(h, heldLeaving) {
+			return p.release(c)
+		}
+		p.tell(c, OutcomeDead, "record is dead: to the dead-letter topic")
+		p.handOff.start(h, departure{reason: c.reason, err: c.err, at: a.now})
+		return 0
+	case Drop:
+		return p.finish(c, OutcomeDropped, "record is dead and dropped: WithoutDLQ(Drop)")
+	case Block:
+		return p.block(c, a)
+	case Stop:
+		p.stop(&StoppedError{Coordinates: c.coordinates(), Err: c.err})
+		c.b.w.giveUp(c.b, c.i)
+		p.tell(c, OutcomeReleased, "record is dead and stops the consumer: WithoutDLQ(Stop)")
+		return lanes.Never
+	}
+	panic("kstage: BUG: unknown dead policy")
+}
+
+// blockBackoff paces the calls of a handler whose dead record blocks its key.
+var blockBackoff = Backoff{Min: time.Second, Max: time.Minute} //nolint:gochecknoglobals // a constant in all but type
+
+// block keeps a dead record: its key waits until the handler takes it or Skip does.
+func (p *pipeline) block(c call, a attempt) time.Duration {
+	h := c.hold(a.firstFailedAt)
+	h.blocks++
+	if !c.b.w.hold(h, heldParked) {
+		return p.release(c)
+	}
+	co := c.coordinates()
+	p.board.raise(HealthReason{Kind: HealthStuckRecord, Topic: co.Topic, Partition: co.Partition, Offset: co.Offset, Err: p.log.redacted(c.err)})
+	if h.blocks == 1 {
+		p.tell(c, OutcomeRetryHere, "record is dead and blocks its key: WithoutDLQ(Block)")
+	} else {
+		p.tell(c, OutcomeRetryHere, "")
+	}
+	limit := blockBackoff.limit(h.blocks)
+	return limit/2 + blockBackoff.wait(h.blocks, p.policy.random)/2
+}
+
+func (c *call) coordinates() Coordinates {
+	return Coordinates{c.msg.Record.Topic, c.msg.Record.Partition, c.msg.Record.Offset}
+}
+
+func (h *held) coordinates() Coordinates {
+	return Coordinates{h.record.Topic, h.record.Partition, h.record.Offset}
+}
+
+// tell reports the call. A message makes it an error line, else it is one at debug.
+func (p *pipeline) tell(c call, o Outcome, message string) {
+	if !p.quiet {
+		p.metrics.Handled(HandledEvent{
+			Topic: c.b.w.topic, Partition: c.b.w.partition, Stage: c.msg.facts.stage, Attempt: c.msg.facts.attempt,
+			Outcome: o, Reason: c.reason, Duration: c.took, Err: c.err,
+		})
+	}
+	switch {
+	case message != "":
+		p.log.record(c.b.w.ctx, zapcore.ErrorLevel, message, c.msg, zap.Stringer("outcome", o), zap.String("reason", string(c.reason)), p.log.err(c.err))
+	case c.b.debug:
+		p.log.record(c.b.w.ctx, zapcore.DebugLevel, "record handled", c.msg, zap.Stringer("outcome", o), p.log.err(c.err))
+	}
+}
