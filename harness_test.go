@@ -1,0 +1,300 @@
+package kstage_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/kstage/kstage"
+)
+
+// world is a broker and what a test does with it: an embedded one on loopback
+// (newWorld), in virtual time (virtual), or a real one (KSTAGE_TEST_BROKERS).
+type world struct {
+	t       *testing.T
+	fake    *kfake.Cluster // nil: a real broker
+	brokers []string
+	reach   []kgo.Opt // how clients reach the brokers
+	cl      *kgo.Client
+	adm     *kadm.Client
+	prefix  string // makes names unique on a broker that outlives the test
+	logs    *observer.ObservedLogs
+	log     *zap.Logger
+}
+
+var worlds atomic.Int64
+
+// newWorld is in real time: on the real broker where there is one.
+func newWorld(t *testing.T, opts ...kfake.Opt) *world {
+	t.Helper()
+	if addrs := os.Getenv("KSTAGE_TEST_BROKERS"); addrs != "" {
+		w := &world{t: t, brokers: strings.Split(addrs, ","), prefix: fmt.Sprintf("t%d-%d-", time.Now().UnixNano(), worlds.Add(1))}
+		w.connect()
+		return w
+	}
+	return newFakeWorld(t, nil, opts...)
+}
+
+// newFakeWorld is on an embedded broker, reached as reach says.
+func newFakeWorld(t *testing.T, reach []kgo.Opt, opts ...kfake.Opt) *world {
+	t.Helper()
+	fake, err := kfake.NewCluster(append([]kfake.Opt{kfake.NumBrokers(1)}, opts...)...)
+	require.NoError(t, err)
+	t.Cleanup(fake.Close)
+	w := &world{t: t, fake: fake, brokers: fake.ListenAddrs(), reach: reach}
+	w.connect()
+	return w
+}
+
+func (w *world) connect() {
+	core, logs := observer.New(zap.InfoLevel)
+	w.log, w.logs = zap.New(core), logs
+	w.cl = w.client(kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(0))
+	w.adm = kadm.NewClient(w.cl)
+}
+
+// client makes a plain client that ends with the test.
+func (w *world) client(opts ...kgo.Opt) *kgo.Client {
+	w.t.Helper()
+	cl, err := kgo.NewClient(append(append([]kgo.Opt{kgo.SeedBrokers(w.brokers...)}, w.reach...), opts...)...)
+	require.NoError(w.t, err)
+	w.t.Cleanup(cl.Close)
+	return cl
+}
+
+// name makes a topic's or group's name unique.
+func (w *world) name(s string) string { return w.prefix + s }
+
+// topic creates a topic and returns its name. Configs are key, value, key, value.
+func (w *world) topic(s string, partitions int32, configs ...string) string {
+	w.t.Helper()
+	cs := map[string]*string{}
+	for i := 0; i < len(configs); i += 2 {
+		cs[configs[i]] = &configs[i+1]
+	}
+	_, err := w.adm.CreateTopic(w.t.Context(), partitions, -1, cs, w.name(s))
+	require.NoError(w.t, err)
+	w.eventually(func() bool { // brokers learn of it one after the other
+		ds, err := w.adm.ListTopics(w.t.Context(), w.name(s))
+		return err == nil && len(ds[w.name(s)].Partitions) == int(partitions) && ds[w.name(s)].Err == nil
+	})
+	return w.name(s)
+}
+
+// ladder creates a main topic and the dead-letter topic of its group, and
+// returns the options of a consumer of them.
+func (w *world) ladder(partitions int32) (topic string, opts []kstage.ConsumerOption) {
+	w.t.Helper()
+	topic = w.topic("orders", partitions)
+	w.topic("g-dlq", partitions)
+	return topic, []kstage.ConsumerOption{kstage.WithTopics(topic)}
+}
+
+// record makes one for a partition.
+func record(topic string, partition int32, key, value string) *kgo.Record {
+	return &kgo.Record{Topic: topic, Partition: partition, Key: []byte(key), Value: []byte(value)}
+}
+
+// produce writes records and waits for their acknowledgements.
+func (w *world) produce(rs ...*kgo.Record) {
+	w.t.Helper()
+	require.NoError(w.t, w.cl.ProduceSync(w.t.Context(), rs...).FirstErr())
+}
+
+// fill writes n records to a partition: key k<i mod keys>, value <i>.
+func (w *world) fill(topic string, partition int32, n, keys int) {
+	w.t.Helper()
+	rs := make([]*kgo.Record, n)
+	for i := range rs {
+		rs[i] = record(topic, partition, fmt.Sprintf("k%d", i%keys), fmt.Sprint(i))
+	}
+	w.produce(rs...)
+}
+
+// read returns all records of a topic, by partition, in offset order.
+func (w *world) read(topic string) map[int32][]*kgo.Record {
+	w.t.Helper()
+	ends, err := w.adm.ListEndOffsets(w.t.Context(), topic)
+	require.NoError(w.t, err)
+	starts, err := w.adm.ListStartOffsets(w.t.Context(), topic)
+	require.NoError(w.t, err)
+	want := int64(0)
+	ends.Each(func(o kadm.ListedOffset) {
+		s, _ := starts.Lookup(o.Topic, o.Partition)
+		want += o.Offset - s.Offset
+	})
+	cl := w.client(kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	defer cl.Close()
+	out := map[int32][]*kgo.Record{}
+	for got := int64(0); got < want; {
+		fs := cl.PollFetches(w.t.Context())
+		require.NoError(w.t, fs.Err())
+		fs.EachRecord(func(r *kgo.Record) {
+			out[r.Partition] = append(out[r.Partition], r)
+			got++
+		})
+	}
+	return out
+}
+
+// deadLetters decodes all records of the group's dead-letter topic.
+func (w *world) deadLetters() (ds []kstage.DeadLetter) {
+	w.t.Helper()
+	for _, rs := range w.read(w.name("g-dlq")) {
+		for _, r := range rs {
+			d, err := kstage.DecodeDeadLetter(r)
+			require.NoError(w.t, err)
+			ds = append(ds, d)
+		}
+	}
+	return ds
+}
+
+// committed is the group's offset of a partition; -1: none.
+func (w *world) committed(topic string, partition int32) int64 {
+	w.t.Helper()
+	os, err := w.adm.FetchOffsets(w.t.Context(), w.name("g"))
+	require.NoError(w.t, err)
+	if o, ok := os.Lookup(topic, partition); ok {
+		return o.At
+	}
+	return -1
+}
+
+// member is a running Consumer.
+type member struct {
+	*kstage.Consumer
+	w      *world
+	cancel context.CancelFunc
+	done   chan struct{} // closed after err is set
+	err    error
+	counts *kstage.Counters
+}
+
+// start runs a Consumer of group g until stop, or the test's end.
+func (w *world) start(h kstage.HandlerFunc, opts ...kstage.ConsumerOption) *member {
+	w.t.Helper()
+	m := &member{w: w, done: make(chan struct{}), counts: &kstage.Counters{}}
+	all := append([]kstage.ConsumerOption{
+		kstage.WithBrokers(w.brokers...),
+		kstage.WithClientOptions(func(kstage.ClientRole) []kgo.Opt { return w.reach }),
+		kstage.WithGroup(w.name("g")),
+		kstage.WithMetrics(m.counts),
+		kstage.WithLogger(w.log),
+	}, opts...)
+	c, err := kstage.NewConsumer(h, all...)
+	require.NoError(w.t, err)
+	m.Consumer = c
+	ctx, cancel := context.WithCancel(w.t.Context())
+	m.cancel = cancel
+	go func() {
+		defer close(m.done)
+		m.err = c.Run(ctx)
+	}()
+	w.t.Cleanup(func() { _ = m.stop() })
+	return m
+}
+
+// stop ends Run and returns its error.
+func (m *member) stop() error {
+	m.cancel()
+	return m.wait()
+}
+
+// wait waits for Run to end by itself.
+func (m *member) wait() error {
+	<-m.done
+	return m.err
+}
+
+// reason returns the first reason of a kind in Health.
+func (m *member) reason(k kstage.ReasonKind) (kstage.HealthReason, bool) {
+	for _, r := range m.Health().Reasons {
+		if r.Kind == k {
+			return r, true
+		}
+	}
+	return kstage.HealthReason{}, false
+}
+
+// assertIdentity checks that each received record is counted once.
+func (m *member) assertIdentity() {
+	m.w.t.Helper()
+	s := m.counts.Snapshot()
+	require.Equal(m.w.t, s.Received, s.Processed+s.Retried+s.SentToDLQ+s.Skipped+s.Dropped+s.Duplicates+s.Released+s.Foreign, "%+v", s)
+}
+
+// eventually waits until cond holds. In virtual time waiting costs nothing.
+func (w *world) eventually(cond func() bool) {
+	w.t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for limit := time.Now().Add(2 * time.Minute); !cond(); {
+		if time.Now().After(limit) {
+			w.t.Fatal("it did not come true within two minutes")
+		}
+		<-tick.C
+	}
+}
+
+// after lets time pass.
+func after(d time.Duration) { <-time.After(d) }
+
+// delivery is one handler call.
+type delivery struct {
+	Topic     string
+	Partition int32
+	Offset    int64
+	Key       string
+	Attempt   int
+	At        time.Time
+}
+
+// journal notes handler calls.
+type journal struct {
+	mu    sync.Mutex
+	calls []delivery
+}
+
+func (j *journal) note(m *kstage.Message) delivery {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	d := delivery{m.Record.Topic, m.Record.Partition, m.Record.Offset, string(m.Key()), m.Attempt(), time.Now()}
+	j.calls = append(j.calls, d)
+	return d
+}
+
+func (j *journal) all() []delivery {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return append([]delivery(nil), j.calls...)
+}
+
+func (j *journal) len() int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return len(j.calls)
+}
+
+// times counts the calls for each offset of a partition.
+func (j *journal) times(partition int32) map[int64]int {
+	n := map[int64]int{}
+	for _, d := range j.all() {
+		if d.Partition == partition {
+			n[d.Offset]++
+		}
+	}
+	return n
+}
