@@ -1,0 +1,34 @@
+# Everything needs Go alone, but kafka: a JDK (17 or newer) and Maven.
+
+GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+.PHONY: test test-all lint bench quickstart kafka kafka-down rename ci
+
+test: ## the tests of everyday
+	go test ./...
+
+test-all: ## and those in virtual time, with the race detector
+	go test -race -shuffle=on -tags synctests ./...
+
+lint: ## with a pinned linter; the first run builds it
+	go run $(GOLANGCI_LINT) run --build-tags synctests ./...
+
+bench: ## of the parts that every record goes through
+	go test -run '^$$' -bench . -benchmem ./internal/...
+
+quickstart: ## records handled, retried and dead-lettered, on an embedded broker
+	go run ./examples/quickstart
+
+kafka: ## a real Apache Kafka on loopback; prints its address
+	@test/kafka/kafka.sh up 1
+
+kafka-down: ## end it, and delete its data
+	@test/kafka/kafka.sh down --wipe
+
+rename: ## MODULE=example.com/you/kstage: publish it under another path
+	@test -n "$(MODULE)" || { echo "usage: make rename MODULE=example.com/you/kstage" >&2; exit 2; }
+	git ls-files '*.go' go.mod '*.md' '*.yml' Makefile | xargs sed -i 's#github.com/kstage/kstage#$(MODULE)#g'
+	go mod tidy
+
+ci: ## the gate
+	bash .ci/run
