@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"runtime"
+	"runtime/pprof"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/kstage/kstage"
+)
+
+// consume runs one side and prints what it has measured.
+func consume(role string) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	live := make([]byte, *ballast<<20)
+	defer runtime.KeepAlive(live)
+	start := startKstage
+	if role == "raw" {
+		start = startRaw
+	}
+	ended := make(chan error, 1)
+	received, err := start(ctx, ended)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-time.After(time.Second):
+	case err := <-ended:
+		return fmt.Errorf("it ended early: %w", err)
+	}
+	r, err := measure(received)
+	if err != nil {
+		return err
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		return err
+	}
+	return r.print()
+}
+
+func group() string { return fmt.Sprintf("bench-%d", time.Now().UnixNano()) }
+
+// startRaw is the loop one would write by hand: poll, handle, commit each second.
+func startRaw(ctx context.Context, ended chan<- error) (func() int64, error) {
+	cl, err := kgo.NewClient(kgo.SeedBrokers(*addr), kgo.ConsumerGroup(group()), kgo.ConsumeTopics(topic), kgo.DisableAutoCommit(),
+		kgo.FetchMaxBytes(16<<20), kgo.FetchMaxPartitionBytes(1<<20), kgo.FetchMaxWait(500*time.Millisecond))
+	if err != nil {
+		return nil, err
+	}
+	var n atomic.Int64
+	handle := func(context.Context, *kgo.Record) error { return nil }
+	go func() {
+		defer cl.Close()
+		committed := time.Now()
+		for ctx.Err() == nil {
+			fetches := cl.PollFetches(ctx)
+			fetches.EachPartition(func(p kgo.FetchTopicPartition) {
+				for _, r := range p.Records {
+					if err := handle(ctx, r); err != nil {
+						panic(err)
+					}
+				}
+				n.Add(int64(len(p.Records)))
+			})
+			if time.Since(committed) > time.Second {
+				committed = time.Now()
+				_ = cl.CommitUncommittedOffsets(ctx)
+			}
+		}
+		ended <- nil
+	}()
+	return n.Load, nil
+}
+
+// startKstage is a Consumer as people run it: order by key, counters on.
+func startKstage(ctx context.Context, ended chan<- error) (func() int64, error) {
+	var counters kstage.Counters
+	c, err := kstage.NewConsumer(
+		kstage.HandlerFunc(func(context.Context, *kstage.Message) error { return nil }),
+		kstage.WithBrokers(*addr), kstage.WithGroup(group()), kstage.WithTopics(topic),
+		kstage.WithMetrics(&counters), kstage.WithTopicProvisioning(kstage.TrustTopics),
+	)
+	if err != nil {
+		return nil, err
+	}
+	go func() { ended <- c.Run(ctx) }()
+	return func() int64 { return int64(counters.Snapshot().Processed) }, nil
+}
+
+// measure counts records and CPU over the measured time.
+func measure(received func() int64) (result, error) {
+	if *profile != "" {
+		f, err := os.Create(*profile)
+		if err != nil {
+			return result{}, err
+		}
+		defer f.Close()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return result{}, err
+		}
+		defer pprof.StopCPUProfile()
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	n, cpu, start := received(), cpuTime(), time.Now()
+	<-time.After(measured())
+	n, cpu = received()-n, cpuTime()-cpu
+	took := time.Since(start)
+	runtime.ReadMemStats(&after)
+	if n == 0 {
+		return result{}, fmt.Errorf("nothing was received")
+	}
+	return result{
+		Records: n, CPU: float64(cpu) / float64(n), Rate: float64(n) / took.Seconds(),
+		Allocs: float64(after.Mallocs-before.Mallocs) / float64(n), GCs: after.NumGC - before.NumGC,
+	}, nil
+}
+
+// cpuTime is what this process has used.
+func cpuTime() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		panic(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
