@@ -52,7 +52,7 @@ func (q *Partition[B]) call(l *lane[B]) (wait time.Duration) {
 	return wait
 }
 
-// call runs one record. Its answer survives a Goexit.
+// call runs one record. The answer is found in wait after a Goexit, too.
 func (w *Work[B]) call(it item[B], wait *time.Duration) {
 	returned := false
 	defer func() {

@@ -29,7 +29,8 @@ type Work[B comparable] struct {
 	// it was given up.
 	Run func(b B, i int) time.Duration
 	// Unwound is called instead of taking Run's answer when Run panicked with v,
-	// or ended its goroutine (v is nil). It answers as Run does and must not panic.
+	// or ended its goroutine (v is nil). It answers as Run does and must not panic;
+	// should it end its goroutine, the record is given up.
 	Unwound func(b B, i int, v any) time.Duration
 	// Ended is told, in ranges and within two ticks, of which records nothing is
 	// needed any more: they ended, or were parked (Run must have kept what it

@@ -42,7 +42,7 @@ func (q *Partition[B]) walkOn(s span[B], wait time.Duration, over bool) {
 	}
 	q.walker = false
 	q.unwatch()
-	if q.idle == nil && q.startable() {
+	if q.startable() {
 		p.push(q)
 	}
 }
@@ -62,8 +62,8 @@ func (q *Partition[B]) sweep(s span[B]) (wait time.Duration, over bool) {
 	return wait, over
 }
 
-// run is what sweep does. Its answers survive a Goexit, which recover does not
-// tell for sure: it goes on after a panic on its way.
+// run is sweep but for what a Goexit needs: answers that are left where they are
+// found. recover cannot tell that there is one: it may return a panic on its way.
 func (q *Partition[B]) run(s span[B], wait *time.Duration, over *bool) {
 	run, i, returned := q.pool.work.Run, int32(0), false
 	defer func() {
@@ -109,7 +109,7 @@ func (q *Partition[B]) swept(s span[B], wait time.Duration) (again bool) {
 	}
 	q.tell(s.end)
 	q.queue.pop()
-	return !q.pool.others(q.intake) && q.queue.len() > 0 && q.idle == nil
+	return !q.pool.others(q.intake) && q.queue.len() > 0
 }
 
 // tell reports that the walk of the queue's front is done with all records

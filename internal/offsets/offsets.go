@@ -71,7 +71,7 @@ func (b *Batch) End(from, end int) (drained bool) {
 		n := min(end-from, 64-from%64)
 		mask := ^uint64(0) >> (64 - n) << (from % 64)
 		if old := b.ended[from/64].Or(mask); old != ^uint64(0) && old|mask == ^uint64(0) {
-			drained = b.missing.Add(-1) == 0 || drained
+			drained = b.missing.Add(-1) == 0
 		}
 		from += n
 	}
