@@ -9,12 +9,13 @@ import (
 )
 
 const (
-	mostOfPartition = 10      // bounds how many records of one partition Health lists of one kind
-	mostUntold      = 100_000 // bounds what waits for a listener that hangs
+	mostOfPartition = 10          // bounds how many records of one partition Health lists of one kind
+	mostUntold      = 100_000     // bounds what waits for a listener that hangs
+	tellLimit       = time.Second // the end of Run waits so long for a listener at most
 )
 
 // healthBoard holds what Health says. Everybody writes on it, under whatever
-// lock; listener, a user's code, hears of each change on the goroutine of tellAll.
+// lock; listener, a user's code, hears of each change on a goroutine of its own.
 type healthBoard struct {
 	listener func(StateEvent)
 	count    atomic.Int32  // of reasons: lets those who come often see that there is nothing to clear
@@ -42,8 +43,26 @@ func newHealthBoard(listener func(StateEvent)) *healthBoard {
 	return &healthBoard{listener: listener, news: make(chan struct{}, 1), reasons: map[reasonKey]posted{}}
 }
 
-// tellAll tells the listener what changes, in order, until stop is closed, and
-// then what is left.
+// tell starts to tell the listener what changes, in order. The func it returns
+// ends that, after what is left was told; a listener that hangs keeps nobody.
+func (b *healthBoard) tell() (end func()) {
+	stop, told := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(told)
+		b.tellAll(stop)
+	}()
+	return func() {
+		close(stop)
+		limit := time.NewTimer(tellLimit)
+		defer limit.Stop()
+		select {
+		case <-told:
+		case <-limit.C:
+		}
+	}
+}
+
+// tellAll tells until stop is closed and nothing is left.
 func (b *healthBoard) tellAll(stop <-chan struct{}) {
 	for open := true; open; {
 		select {
@@ -51,8 +70,10 @@ func (b *healthBoard) tellAll(stop <-chan struct{}) {
 		case <-stop:
 			open = false
 		}
-		for _, e := range b.takeUntold() {
-			b.listener(e)
+		for es := b.takeUntold(); len(es) > 0; es = b.takeUntold() {
+			for _, e := range es {
+				b.listener(e)
+			}
 		}
 	}
 }
@@ -83,8 +104,8 @@ func keyOf(r HealthReason) reasonKey {
 	return k
 }
 
-// raise posts a reason until it is cleared. One that is there keeps its Since and
-// gets the new Err. True: it is new.
+// raise posts a reason until it is cleared. One that is there keeps its Since, and
+// its Err where no new one comes. True: it is new.
 func (b *healthBoard) raise(r HealthReason) bool { return b.raiseFor(0, r) }
 
 // raiseFor posts a reason that clears itself d after the last such call.
@@ -99,6 +120,9 @@ func (b *healthBoard) raiseFor(d time.Duration, r HealthReason) bool {
 	old, known := b.reasons[keyOf(r)]
 	if p.Since = now; known {
 		p.Since = old.Since
+		if p.Err == nil {
+			p.Err = old.Err
+		}
 	}
 	b.reasons[keyOf(r)] = p
 	if !known {
@@ -140,14 +164,19 @@ func (b *healthBoard) clearPartition(topic string, partition int32, kinds ...Rea
 	}
 }
 
-// replace makes rs all that is posted of a kind.
-func (b *healthBoard) replace(k ReasonKind, rs []HealthReason) {
+// replace makes rs all that is posted of a kind, and returns those that are new.
+func (b *healthBoard) replace(k ReasonKind, rs []HealthReason) (fresh []HealthReason) {
 	keys := map[reasonKey]bool{}
 	for _, r := range rs {
 		keys[keyOf(r)] = true
-		b.raise(r)
+		if b.raise(r) {
+			fresh = append(fresh, r)
+		}
 	}
-	b.clearWhere(func(r posted) bool { return r.Kind == k && !keys[keyOf(r.HealthReason)] })
+	if !b.quiet() {
+		b.clearWhere(func(r posted) bool { return r.Kind == k && !keys[keyOf(r.HealthReason)] })
+	}
+	return fresh
 }
 
 // sweep takes back what has run out.

@@ -1,11 +1,15 @@
 package kstage
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"net"
 	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/plugin/kzap"
 	"go.uber.org/zap"
 )
@@ -35,30 +39,66 @@ func (c *commonConfig) clientOptions(role ClientRole) []kgo.Opt {
 	return opts
 }
 
-// connections makes Health say HealthDisconnected while a client has no
-// connection and cannot make one.
+// newClient makes a client for a role; ours are the options that win. A hook that
+// refuses to be on two clients panics in there, and so may the user's function:
+// that is a mistake of the options, not a reason to die.
+func (c *commonConfig) newClient(role ClientRole, ours ...kgo.Opt) (cl *kgo.Client, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("kstage: making a client panicked (is one hook on two clients? see WithClientOptions): %v", v)
+		}
+	}()
+	cl, err = kgo.NewClient(append(c.clientOptions(role), ours...)...)
+	if err != nil {
+		return nil, fmt.Errorf("kstage: make a client (see WithClientOptions): %w", err)
+	}
+	return cl, nil
+}
+
+// silence is how long no broker may have answered until a refused connection
+// means that none can be reached: one of several may be away.
+const silence = 5 * time.Second
+
+// connections makes Health say HealthDisconnected while brokers do not answer and
+// a connection cannot be made. It counts no connections: an idle one that is dead
+// looks like a live one.
 type connections struct {
 	board *healthBoard
 	log   *zap.Logger
-	open  atomic.Int32
+	heard atomic.Int64 // unix nanoseconds of the last answer
 }
 
-// OnBrokerConnect implements kgo.HookBrokerConnect. One that fails after the dial
-// comes with its connection, and after its disconnect.
-func (c *connections) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, conn net.Conn, err error) {
-	if conn != nil {
-		c.open.Add(1)
-	}
-	if err == nil {
-		if c.board.clear(HealthDisconnected, "", -1) {
-			c.log.Info("connected again")
-		}
+func newConnections(board *healthBoard, log *zap.Logger) *connections {
+	c := &connections{board: board, log: log}
+	c.heard.Store(time.Now().UnixNano())
+	return c
+}
+
+// OnBrokerRead implements kgo.HookBrokerRead. The answers that a connection begins
+// with do not count: it may be refused after them.
+func (c *connections) OnBrokerRead(_ kgo.BrokerMetadata, key int16, _ int, _, _ time.Duration, err error) {
+	switch kmsg.Key(key) {
+	case kmsg.ApiVersions, kmsg.SASLHandshake, kmsg.SASLAuthenticate:
 		return
 	}
-	if c.open.Load() == 0 && c.board.raise(HealthReason{Kind: HealthDisconnected, Partition: -1, Err: explain(err, "")}) {
+	if err != nil {
+		return
+	}
+	c.heard.Store(time.Now().UnixNano())
+	if c.board.clear(HealthDisconnected, "", -1) {
+		c.log.Info("connected again")
+	}
+}
+
+// OnBrokerConnect implements kgo.HookBrokerConnect.
+func (c *connections) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, _ net.Conn, err error) {
+	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, kgo.ErrClientClosed) { // nobody waits for it any more
+		return
+	}
+	if time.Since(time.Unix(0, c.heard.Load())) < silence {
+		return
+	}
+	if c.board.raise(HealthReason{Kind: HealthDisconnected, Partition: -1, Err: explain(err, "")}) {
 		c.log.Warn("disconnected: no broker can be reached", zap.Error(err))
 	}
 }
-
-// OnBrokerDisconnect implements kgo.HookBrokerDisconnect.
-func (c *connections) OnBrokerDisconnect(kgo.BrokerMetadata, net.Conn) { c.open.Add(-1) }

@@ -14,6 +14,7 @@ import (
 
 const (
 	commitTimeout = 3 * time.Second
+	commitPause   = 200 * time.Millisecond // between tries at the end of Run
 	// commitMetadata marks our commits, so that a later version can keep more in it.
 	commitMetadata = "kstage/1"
 )
@@ -46,7 +47,7 @@ func (in *intake) committer(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			in.commitAll(in.base)
+			in.commitAll(in.base) //nolint:contextcheck // the end of ctx must not cancel a commit under way
 			in.lookAtHeads(time.Now())
 			in.board.sweep()
 		}
@@ -55,13 +56,21 @@ func (in *intake) committer(ctx context.Context) {
 
 func (in *intake) commitAll(ctx context.Context) {
 	in.gate.enter()
-	defer in.gate.leave()
-	in.commit(ctx, in.snapshot())
+	events := in.commit(ctx, in.snapshot())
+	in.gate.leave()
+	in.tellCommitted(events)
+}
+
+// tellCommitted tells the collector; outside the gate, since it is a user's code.
+func (in *intake) tellCommitted(events []CommittedEvent) {
+	for _, e := range events {
+		in.metrics.Committed(e)
+	}
 }
 
 // commit sends the marks that moved and waits for the answer. The gate is held.
 // What the broker refuses, or does not answer, stays to be committed again.
-func (in *intake) commit(ctx context.Context, ws []*window) {
+func (in *intake) commit(ctx context.Context, ws []*window) (events []CommittedEvent) {
 	moved := map[string]map[int32]kgo.EpochOffset{}
 	for _, w := range ws {
 		if m, ok := w.mark(); ok {
@@ -72,17 +81,24 @@ func (in *intake) commit(ctx context.Context, ws []*window) {
 		}
 	}
 	if len(moved) == 0 {
-		return
+		return nil
 	}
 	limited, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
-	limited = kgo.PreCommitFnContext(limited, signCommit)
+	limited = kgo.PreCommitFnContext(limited, in.sign)
 	in.client.CommitOffsetsSync(limited, moved, func(_ *kgo.Client, req *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, err error) {
-		in.told(ws, moved, commitErrors(req, resp, err))
+		events = in.answered(ws, moved, commitErrors(req, resp, err))
 	})
+	return events
 }
 
-func signCommit(req *kmsg.OffsetCommitRequest) error {
+// sign marks a request as ours. One that goes out as another member than the
+// partitions were assigned to does not: the client has joined anew, and not said
+// yet which of them are ours still.
+func (in *intake) sign(req *kmsg.OffsetCommitRequest) error {
+	if req.MemberID != in.memberID() {
+		return errRejoining
+	}
 	for i := range req.Topics {
 		for j := range req.Topics[i].Partitions {
 			req.Topics[i].Partitions[j].Metadata = kmsg.StringPtr(commitMetadata)
@@ -94,6 +110,9 @@ func signCommit(req *kmsg.OffsetCommitRequest) error {
 // commitErrors returns what became of one partition's commit: an answer without
 // the partition is an error, too. New brokers answer with topic ids alone.
 func commitErrors(req *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, err error) func(topicPartition) error {
+	if err != nil && len(req.Topics) == 0 { // it waited for a join, and was never built
+		err = errRejoining
+	}
 	if err != nil {
 		return func(topicPartition) error { return err }
 	}
@@ -115,38 +134,62 @@ func commitErrors(req *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse
 	}
 }
 
-var errNoAnswer = errors.New("kstage: the broker's answer leaves the partition out")
+var (
+	errNoAnswer  = errors.New("kstage: the broker's answer leaves the partition out")
+	errRejoining = errors.New("kstage: nothing can be committed while the group rebalances")
+)
 
-// told is the answer to a commit.
-func (in *intake) told(ws []*window, moved map[string]map[int32]kgo.EpochOffset, errOf func(topicPartition) error) {
+// answered takes the answer to a commit.
+func (in *intake) answered(ws []*window, moved map[string]map[int32]kgo.EpochOffset, errOf func(topicPartition) error) (events []CommittedEvent) {
 	for _, w := range ws {
 		o, ok := moved[w.topic][w.partition]
 		if !ok {
 			continue
 		}
 		err := errOf(w.topicPartition)
-		in.metrics.Committed(CommittedEvent{Topic: w.topic, Partition: w.partition, Offset: o.Offset, Err: err})
+		events = append(events, CommittedEvent{Topic: w.topic, Partition: w.partition, Offset: o.Offset, Err: err})
 		switch {
 		case err == nil:
 			w.setCommitted(o.Offset)
 			in.board.clear(HealthCommitFailing, w.topic, w.partition)
 		case isFenced(err):
 			in.fail(explain(err, in.cfg.grantGroup()))
-		default:
+		case !isRebalancing(err):
 			in.commitFailed(w, err)
 		}
 	}
+	return events
 }
 
+// commitFailed reports; the log, once.
 func (in *intake) commitFailed(w *window, err error) {
 	err = explain(err, in.cfg.grantGroup()+" and "+in.cfg.grantRead(w.topic))
-	in.log.Warn("commit failed, it is tried again", zap.String("topic", w.topic), zap.Int32("partition", w.partition), zap.Error(err))
-	if !errors.Is(err, kerr.RebalanceInProgress) {
-		in.board.raise(HealthReason{Kind: HealthCommitFailing, Topic: w.topic, Partition: w.partition, Err: err})
+	if in.board.raise(HealthReason{Kind: HealthCommitFailing, Topic: w.topic, Partition: w.partition, Err: err}) {
+		in.log.Warn("commit failed, it is tried again", zap.String("topic", w.topic), zap.Int32("partition", w.partition), zap.Error(err))
 	}
 	if isAuthorization(err) {
 		in.unauthorized(w.topic, err)
 	}
+}
+
+// isRebalancing: the commit may be sent again as soon as the group is stable.
+func isRebalancing(err error) bool {
+	return errors.Is(err, kerr.RebalanceInProgress) || errors.Is(err, errRejoining)
+}
+
+// isHopeless: no try can help before the end of Run.
+func isHopeless(err error) bool {
+	return isFenced(err) || isAuthorization(err) ||
+		errors.Is(err, kerr.UnknownMemberID) || errors.Is(err, kerr.IllegalGeneration)
+}
+
+func firstFailure(events []CommittedEvent) error {
+	for _, e := range events {
+		if e.Err != nil {
+			return e.Err
+		}
+	}
+	return nil
 }
 
 // lookAtHeads raises Health for each partition whose oldest unfinished record has

@@ -9,8 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kadm"
-	"github.com/twmb/franz-go/pkg/kgo"
+	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
 	"github.com/kstage/kstage/internal/lanes"
@@ -44,7 +43,7 @@ func NewConsumer(h Handler, opts ...ConsumerOption) (*Consumer, error) {
 	c.metrics = c.guard.collector(cfg.metrics)
 	c.records = newRecordLog(&c.cfg, c.guard)
 	c.handOff = newHandOff(c)
-	p := newPipeline(c, h)
+	p := newPipeline(c)
 	c.pool = lanes.New(cfg.workers, 1, lanes.Work[*batch]{
 		Run: p.run, Unwound: p.unwound, Ended: (*batch).ended, Key: keyFunc(cfg.ordering),
 	})
@@ -89,7 +88,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 	ended := make(chan struct{})
 	telling.Go(func() { c.board.tellAll(ended) })
 	err := c.run(ctx)
-	c.board.end(err)
+	c.board.end(c.records.shown(err))
 	close(ended)
 	telling.Wait()
 	return err
@@ -104,14 +103,23 @@ func (c *Consumer) run(ctx context.Context) error {
 		return err
 	}
 	defer c.handOff.close()
-	adm := kadm.NewClient(c.handOff.client)
-	if err := c.prepare(running, adm); err != nil {
+	adm := topicAdmin{c.handOff.client}
+	if err := c.getReady(running, adm); err != nil {
 		return c.failed.or(endedBy(running, err))
 	}
 	if err := c.main.connect(base); err != nil {
 		return err
 	}
 	return c.failed.or(c.serve(running, adm))
+}
+
+// getReady prepares, until ctx is done. Then it kills the client, which has
+// nothing to produce yet: a request that waits for a connection to be set up is
+// deaf to its own context.
+func (c *Consumer) getReady(ctx context.Context, adm topicAdmin) error {
+	stop := context.AfterFunc(ctx, c.handOff.kill)
+	defer stop()
+	return c.prepare(ctx, adm)
 }
 
 var errFailed = errors.New("kstage: the consumer failed")
@@ -125,7 +133,7 @@ func endedBy(ctx context.Context, err error) error {
 }
 
 // serve runs the loops until ctx is done, then shuts down.
-func (c *Consumer) serve(ctx context.Context, adm *kadm.Client) error {
+func (c *Consumer) serve(ctx context.Context, adm topicAdmin) error {
 	base := context.WithoutCancel(ctx)
 	loops, stopLoops := context.WithCancel(base)
 	defer stopLoops()
@@ -144,19 +152,12 @@ func (c *Consumer) serve(ctx context.Context, adm *kadm.Client) error {
 // rebalances. Pausing what is paused changes nothing.
 func (c *Consumer) Pause(topics ...string) {
 	c.main.setPaused(true, topics)
-	c.showPaused()
 }
 
 // Resume ends what Pause began: with no names, all of it; of a pause of all
 // topics, single ones cannot be resumed.
 func (c *Consumer) Resume(topics ...string) {
 	c.main.setPaused(false, topics)
-	c.showPaused()
-}
-
-// showPaused makes Health say what is paused.
-func (c *Consumer) showPaused() {
-	c.board.replace(HealthPaused, c.main.pausedByUser())
 }
 
 // Skip finishes one record by an operator's decision: it is committed and goes
@@ -172,7 +173,7 @@ func (c *Consumer) Skip(topic string, partition int32, offset int64) error {
 	c.board.clearRecord(HealthOversize, co)
 	msg := &Message{Record: h.record, facts: &h.facts}
 	c.metrics.Handled(HandledEvent{Topic: topic, Partition: partition, Stage: msg.Stage(), Attempt: msg.Attempt(), Outcome: OutcomeSkipped})
-	c.records.record(h.b.w.ctx, zapcore.WarnLevel, "record skipped by Consumer.Skip", msg)
+	c.records.record(h.b.w.ctx, zapcore.WarnLevel, "record skipped by Consumer.Skip", msg, zap.Stringer("outcome", OutcomeSkipped))
 	return nil
 }
 
@@ -239,19 +240,4 @@ func (f *failure) or(err error) error {
 		return f.err
 	}
 	return errors.Join(f.err, err)
-}
-
-// newClient makes a client. A hook that refuses to be on two clients panics in
-// there: that is a mistake of the options, not a reason to die.
-func newClient(opts []kgo.Opt) (cl *kgo.Client, err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			err = fmt.Errorf("kstage: making a client panicked (is one hook on two clients? see WithClientOptions): %v", v)
-		}
-	}()
-	cl, err = kgo.NewClient(opts...)
-	if err != nil {
-		return nil, fmt.Errorf("kstage: make a client: %w", err)
-	}
-	return cl, nil
 }

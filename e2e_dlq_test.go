@@ -94,7 +94,10 @@ func TestEndToEndOversizeDeadLetters(t *testing.T) {
 	}
 	h := func(context.Context, *kstage.Message) error { return kstage.Permanent(errTest) }
 	m := w.start(h, kstage.WithTopics(topic))
-	w.eventually(func() bool { _, ok := m.reason(kstage.HealthOversize); return ok && m.counts.Snapshot().SentToDLQ == 19 })
+	w.eventually(func() bool {
+		_, ok := m.reason(kstage.HealthOversize)
+		return ok && m.counts.Snapshot().SentToDLQ == 19
+	})
 	require.False(t, m.Health().Ready)
 	require.Error(t, m.stop()) // the large one is unfinished
 	require.EqualValues(t, 10, w.committed(topic, 0))

@@ -32,7 +32,8 @@ var (
 )
 
 // Permanent marks err as one that no retry can cure: the record is dead at
-// once. Permanent(nil) is nil.
+// once. Permanent(nil) is nil. The mark survives wrapping (errors.As finds it);
+// of several, the outermost counts.
 func Permanent(err error) error {
 	if err == nil {
 		return nil
@@ -41,7 +42,8 @@ func Permanent(err error) error {
 }
 
 // Skip marks the record as finished although err happened: it is counted as
-// skipped, committed, and sent nowhere. Skip(nil) is nil.
+// skipped, committed, and sent nowhere. Skip(nil) is nil. The mark survives
+// wrapping as Permanent's does.
 func Skip(err error) error {
 	if err == nil {
 		return nil
@@ -73,10 +75,65 @@ func directiveOf(err error) Class {
 }
 
 // PanicError is what a handler's panic becomes. A handler that ended its
-// goroutine (runtime.Goexit, testing.T.FailNow) gives one whose Value is nil.
+// goroutine (runtime.Goexit, testing.T.FailNow) gives one whose Value is nil;
+// panic(nil) gives a *runtime.PanicNilError.
 type PanicError struct {
 	Value any    // what was passed to panic
 	Stack []byte // of the panicking goroutine; empty after Goexit
+}
+
+// unreadableError stands for a handler's error that panics when it is read: most
+// often a nil pointer in an error. Logs, headers and Health could not show it.
+type unreadableError struct{ typ string }
+
+func (e *unreadableError) Error() string {
+	return "kstage: the handler's error of type " + e.typ + " panics when it is read (is it a nil pointer?)"
+}
+
+// readable returns err, or what stands for it where its text or what it wraps
+// cannot be read without a panic. Everything after it may read err.
+func readable(err error) (out error) {
+	defer func() {
+		if recover() != nil {
+			out = standIn(err)
+		}
+	}()
+	_ = err.Error()
+	_ = errors.Is(err, errWalked)
+	return err
+}
+
+// errWalked is wrapped by nothing: looking for it reads all of a chain.
+var errWalked = errors.New("kstage: not to be found")
+
+// standIn keeps of an unreadable error what decides about its record.
+func standIn(err error) error {
+	switch e := err.(type) { //nolint:errorlint // what is wrapped cannot be read
+	case *PanicError:
+		return &PanicError{Value: fmt.Sprintf("%T(%v)", e.Value, e.Value), Stack: e.Stack}
+	case *timeoutError:
+		return &timeoutError{after: e.after, err: readable(e.err)}
+	}
+	stand := &unreadableError{typ: typeBefore(err)}
+	if c := classBefore(err); c != ClassRetry {
+		return &directive{err: stand, class: c}
+	}
+	return stand
+}
+
+// typeBefore names the type of the last error of the chain that can be reached.
+func typeBefore(err error) (typ string) {
+	defer func() { _ = recover() }()
+	for ; err != nil; err = unwrapFirst(err) {
+		typ = fmt.Sprintf("%T", err)
+	}
+	return typ
+}
+
+// classBefore returns the directive that comes before what cannot be read.
+func classBefore(err error) (c Class) {
+	defer func() { _ = recover() }()
+	return directiveOf(err)
 }
 
 func newPanicError(v any) *PanicError {

@@ -16,9 +16,11 @@ import (
 func (in *intake) failed(ctx context.Context, topic string, p *kgo.FetchPartition) bool {
 	err := p.Err
 	switch {
-	case ctx.Err() != nil, errors.Is(err, context.DeadlineExceeded), errors.Is(err, kgo.ErrClientClosed):
+	case ctx.Err() != nil, errors.Is(err, kgo.ErrClientClosed):
 		return false
 	case isGroupSession(err): // groupErrors was told, in order with assignments
+	case topic == "" && errors.Is(err, context.DeadlineExceeded): // nothing came within pollTimeout; a dial's time-out is one of a topic
+		return false
 	case isAuthorization(err):
 		in.unauthorized(topic, explain(err, in.cfg.grantRead(topic)))
 	case isUnknownTopic(err):

@@ -3,6 +3,7 @@ package kstage
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	"go.uber.org/zap"
 )
@@ -10,18 +11,41 @@ import (
 // A user's callback must not take the consumer down: its panic is recovered,
 // reported in Health until the next start, and answered with a safe default.
 
-// guard runs at the top of a deferred call around a user's callback.
+// guard reports panics of callbacks. Many goroutines use it.
 type guard struct {
-	log   *zap.Logger
-	board *healthBoard
+	log    *zap.Logger
+	board  *healthBoard
+	redact func(string) string // set by newRecordLog; nil: panics are shown as they are
+	told   sync.Map            // names of callbacks whose panic was logged: one may come with each record
 }
 
-// caught reports a panic of the named callback; to be deferred directly.
+// caught reports a panic of the named callback; to be deferred directly. What
+// it panicked with may hold the text of an error, which is shown as redacted.
 func (g *guard) caught(name string) {
 	if v := recover(); v != nil {
-		err := fmt.Errorf("kstage: %s panicked: %v", name, v)
-		g.log.Error("a callback panicked", zap.String("callback", name), zap.Any("panic", v), zap.Stack("stack"))
-		g.board.raise(HealthReason{Kind: HealthCallbackPanic, Topic: "", Partition: -1, Err: err})
+		text := fmt.Sprint(v)
+		if g.redact != nil {
+			text = g.redact(text)
+		}
+		g.report(name, text)
+	}
+}
+
+// caughtSecret is caught for a redactor: what it panicked with may hold what it
+// was to hide, and only its type is shown.
+func (g *guard) caughtSecret(name string) {
+	if v := recover(); v != nil {
+		g.report(name, fmt.Sprintf("with a value of type %T", v))
+	}
+}
+
+// report says it in Health each time and in the log once.
+func (g *guard) report(name, text string) {
+	err := fmt.Errorf("kstage: %s panicked: %s", name, text)
+	g.board.raise(HealthReason{Kind: HealthCallbackPanic, Partition: -1, Err: err})
+	if _, again := g.told.LoadOrStore(name, true); !again {
+		g.log.Error("a callback panicked; later panics of it are in Health only",
+			zap.String("callback", name), zap.String("panic", text), zap.Stack("stack"))
 	}
 }
 
@@ -42,7 +66,7 @@ func textFunc[T any](g *guard, name string, f func(T) string) func(T) string {
 	}
 	return func(v T) (s string) {
 		s = "(redactor panicked)"
-		defer g.caught(name)
+		defer g.caughtSecret(name)
 		return f(v)
 	}
 }

@@ -12,7 +12,10 @@ import "context"
 //	nil             finished
 //	Skip(err)       finished, counted as skipped
 //	Permanent(err)  dead at once: to the dead-letter queue
-//	any other error immediate retries, then dead
+//	any other error as WithClassifier says, else immediate retries, then dead
+//
+// Dead is also what fails later than WithMaxAge allows. A dead record goes to the
+// dead-letter topic, or where WithoutDLQ says.
 //
 // A panic, and the end of the goroutine (runtime.Goexit), count as errors.
 //
@@ -40,7 +43,7 @@ func (f HandlerFunc) Handle(ctx context.Context, msg *Message) error { return f(
 // for each record.
 type Middleware func(Handler) Handler
 
-// wrap folds middlewares around h: the first is the outermost.
+// wrap folds middlewares around h: the first is the outermost. None returns nil.
 func wrap(h Handler, ms []Middleware) Handler {
 	for i := len(ms) - 1; i >= 0; i-- {
 		h = ms[i](h)

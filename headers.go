@@ -47,7 +47,7 @@ const (
 const (
 	headerBudget = 8 << 10 // of all our headers together
 	maxErrorText = 1 << 10
-	maxShortText = 512 // an id, a type
+	maxShortText = 512 // an id, a type, a group
 	maxRedrives  = 1000
 	cutMark      = "... [cut]"
 )
@@ -93,7 +93,7 @@ func (f *copyFacts) headers(own []kgo.RecordHeader) []kgo.RecordHeader {
 	w.number(headerOriginPartition, int64(f.origin.Partition))
 	w.number(headerOriginOffset, f.origin.Offset)
 	w.number(headerOriginTimestamp, f.origin.Timestamp.UnixMilli())
-	w.text(headerGroup, f.group, math.MaxInt)
+	w.text(headerGroup, f.group, maxShortText)
 	w.number(headerAttempt, int64(f.attempt))
 	w.number(headerStage, int64(f.stage))
 	w.number(headerFirstFailedAt, f.firstFailedAt.UnixMilli())
@@ -133,39 +133,56 @@ func (w *headerWriter) number(key string, n int64) {
 	w.text(key, strconv.FormatInt(n, 10), maxShortText)
 }
 
-// cutText makes s valid UTF-8 of at most so many bytes.
+// cutText makes s valid UTF-8 of at most so many bytes, marked where it was cut.
+// Invalid bytes in a row become one mark, so the text may also get shorter.
 func cutText(s string, most int) string {
-	if len(s) > most {
+	cut := len(s) > most
+	if cut {
 		s = s[:most+1] // of a huge text, no more is looked at
 	}
 	s = strings.ToValidUTF8(s, "\uFFFD")
-	if len(s) <= most {
+	if !cut && len(s) <= most {
 		return s
 	}
-	end := most - len(cutMark)
-	for end > 0 && !utf8.RuneStart(s[end]) {
+	end := min(len(s), most-len(cutMark))
+	for end > 0 && end < len(s) && !utf8.RuneStart(s[end]) {
 		end--
 	}
 	return s[:end] + cutMark
 }
 
 // errorType names the Go type of the innermost error: what the handler met, not
-// what it wrapped it with.
+// what it wrapped it with. Of joined errors it is the first's.
 func errorType(err error) string {
 	for {
 		switch e := err.(type) { //nolint:errorlint // each error of the chain by itself
 		case *PanicError:
 			return panicType(e)
+		case *unreadableError:
+			return e.typ
 		case *timeoutError:
 			err = e.err
 			continue
 		}
-		inner := errors.Unwrap(err)
+		inner := unwrapFirst(err)
 		if inner == nil {
 			return fmt.Sprintf("%T", err)
 		}
 		err = inner
 	}
+}
+
+// unwrapFirst returns what err wraps: of several, the first. Nil: nothing.
+func unwrapFirst(err error) error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, e := range joined.Unwrap() {
+			if e != nil {
+				return e
+			}
+		}
+		return nil
+	}
+	return errors.Unwrap(err)
 }
 
 func panicType(e *PanicError) string {
@@ -179,8 +196,7 @@ func panicType(e *PanicError) string {
 // often it was redriven, and by which run. Forged ones can only refuse a redrive.
 func redriveFacts(hs []kgo.RecordHeader) (count int, id string) {
 	r := headerReader{hs: hs}
-	n := r.optionalNumber(headerRedriveCount, 0)
-	return int(max(0, min(n, maxRedrives))), cutText(r.optional(headerRedriveID), maxShortText)
+	return r.redrives(), cutText(r.optional(headerRedriveID), maxShortText)
 }
 
 // DecodeDeadLetter reads the facts of a record of a dead-letter topic. It fails
@@ -205,7 +221,7 @@ func DecodeDeadLetter(r *kgo.Record) (DeadLetter, error) {
 		Error:         h.optional(headerError),
 		Stack:         h.optional(headerStack),
 		ValueOmitted:  h.optionalNumber(headerValueOmitted, -1),
-		RedriveCount:  int(h.optionalNumber(headerRedriveCount, 0)),
+		RedriveCount:  h.redrives(),
 		RedriveID:     h.optional(headerRedriveID),
 		FirstFailedAt: h.time(headerFirstFailedAt),
 		LastFailedAt:  h.time(headerLastFailedAt),
@@ -252,6 +268,16 @@ func (r *headerReader) optionalNumber(key string, d int64) int64 {
 		return d
 	}
 	return n
+}
+
+// redrives reads how often the record was redriven. However large a number is, it
+// is one: only what is no number counts as never.
+func (r *headerReader) redrives() int {
+	n, err := strconv.ParseInt(r.optional(headerRedriveCount), 10, 64)
+	if err != nil && !errors.Is(err, strconv.ErrRange) {
+		return 0
+	}
+	return int(max(0, min(n, maxRedrives))) // out of range, n is the nearest that is in it
 }
 
 // time reads a time; zero where there is none.

@@ -51,42 +51,42 @@ func (r HealthReason) String() string {
 type ReasonKind int
 
 const (
-	// HealthNotJoined: not a member of the group. Not ready.
+	// HealthNotJoined means: not a member of the group. Not ready.
 	HealthNotJoined ReasonKind = iota + 1
-	// HealthStuckRecord: the partition's oldest unfinished record has been that for
+	// HealthStuckRecord means: the partition's oldest unfinished record has been that for
 	// longer than WithStuckAfter, or a record is blocked by WithoutDLQ(Block).
 	HealthStuckRecord
-	// HealthHandOffFailing: copies cannot be written; Topic and Partition are the
+	// HealthHandOffFailing means: copies cannot be written; Topic and Partition are the
 	// target's. Not ready.
 	HealthHandOffFailing
-	// HealthCommitFailing: the partition's offset could not be committed, and is tried again.
+	// HealthCommitFailing means: the partition's offset could not be committed, and is tried again.
 	HealthCommitFailing
-	// HealthDedupeFailing: the dedupe store fails.
+	// HealthDedupeFailing means: the dedupe store fails.
 	HealthDedupeFailing
-	// HealthTopicMissing: the topic does not exist, or cannot be seen. Not ready.
+	// HealthTopicMissing means: the topic does not exist, or cannot be seen. Not ready.
 	HealthTopicMissing
-	// HealthTopicRecreated: the topic was deleted and created again. For 5 minutes.
+	// HealthTopicRecreated means: the topic was deleted and created again. For 5 minutes.
 	HealthTopicRecreated
-	// HealthAuthFailing: an authorization is refused; after a minute Run ends with
+	// HealthAuthFailing means: an authorization is refused; after a minute Run ends with
 	// the error. Not ready.
 	HealthAuthFailing
-	// HealthGap: records were deleted before they were read; Err is a *GapError. For
+	// HealthGap means: records were deleted before they were read; Err is a *GapError. For
 	// 5 minutes.
 	HealthGap
-	// HealthOversize: a record is too large for its dead-letter topic and stays
+	// HealthOversize means: a record is too large for its dead-letter topic and stays
 	// unfinished. Not ready.
 	HealthOversize
-	// HealthForeignRecords: a retry topic holds records of another group.
+	// HealthForeignRecords means: a retry topic holds records of another group.
 	HealthForeignRecords
-	// HealthFetchFailing: the partition's records cannot be read.
+	// HealthFetchFailing means: the partition's records cannot be read.
 	HealthFetchFailing
-	// HealthPaused: Consumer.Pause was called.
+	// HealthPaused means: Consumer.Pause was called.
 	HealthPaused
-	// HealthDraining: Run is ending. Not ready.
+	// HealthDraining means: Run is ending. Not ready.
 	HealthDraining
-	// HealthDisconnected: no broker can be reached. Not ready.
+	// HealthDisconnected means: no broker can be reached. Not ready.
 	HealthDisconnected
-	// HealthCallbackPanic: a function of an option, the collector or the store has
+	// HealthCallbackPanic means: a function of an option, the collector or the store has
 	// panicked; Err says which. It stays.
 	HealthCallbackPanic
 )

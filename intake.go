@@ -2,7 +2,6 @@ package kstage
 
 import (
 	"context"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,17 +24,19 @@ const (
 //
 // Lock order: gate, then mu, then a window's mu.
 type intake struct {
-	number  int // lanes' name for it
-	cfg     *consumerConfig
-	pool    *lanes.Pool[*batch]
-	base    context.Context // what handlers' contexts descend from: it carries Run's values and never ends
-	log     *zap.Logger
-	metrics MetricsCollector
-	board   *healthBoard
-	records *recordLog
-	handOff *handOff
-	fail    func(error) // ends Run with an error
-	client  *kgo.Client // set by connect, and by the first callback: it may come before connect has returned
+	number   int // lanes' name for it
+	cfg      *consumerConfig
+	pool     *lanes.Pool[*batch]
+	base     context.Context // what handlers' contexts descend from: it carries Run's values and never ends
+	log      *zap.Logger
+	metrics  MetricsCollector
+	counters *Counters // metrics, where it only counts; else nil
+	board    *healthBoard
+	records  *recordLog
+	handOff  *handOff
+	fail     func(error) // ends Run with an error
+	kill     func()      // ends the client's requests; Run's end calls it, at the latest when its limit has passed
+	client   *kgo.Client // set by connect, and by the first callback: it may come before connect has returned
 
 	gate     gate          // held from the snapshot of marks to the commit's answer, and to forget windows
 	nudged   chan struct{} // one slot: something was drained while a window is paused; read by pauser
@@ -46,6 +47,8 @@ type intake struct {
 	full     atomic.Int32 // windows paused for backpressure: only then is a nudge worth it
 	polled   atomic.Int64 // unix nanoseconds of the poll loop's last turn; 0: it does not run
 	callback atomic.Bool  // a rebalance callback runs: polls wait for it
+
+	arrived []ReceivedEvent // to be told of after the poll; the poll goroutine's own
 
 	mu           sync.Mutex // guards all below; never held over I/O or user code but the collector
 	windows      map[topicPartition]*window
@@ -60,7 +63,7 @@ type intake struct {
 func newIntake(c *Consumer, number int) *intake {
 	return &intake{
 		number: number, cfg: &c.cfg, pool: c.pool,
-		log: c.cfg.logger, metrics: c.metrics, board: c.board, records: c.records,
+		log: c.cfg.logger, metrics: c.metrics, counters: countersOf(c.metrics), board: c.board, records: c.records,
 		handOff: c.handOff, fail: c.failed.set,
 		gate: newGate(), nudged: make(chan struct{}, 1), turned: make(chan struct{}, 1),
 		lookSoon: make(chan struct{}, 1), late: make(chan struct{}),
@@ -71,13 +74,17 @@ func newIntake(c *Consumer, number int) *intake {
 // connect makes the client, which joins the group at once.
 func (in *intake) connect(base context.Context) error {
 	in.base = base
-	cl, err := newClient(slices.Concat(in.cfg.clientOptions(RoleMain), in.options()))
+	life, kill := context.WithCancel(base)
+	in.kill = kill
+	cl, err := in.cfg.newClient(RoleMain, append(in.options(), kgo.WithContext(life))...)
 	if err != nil {
 		return err
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.client = cl
+	if in.client == nil { // a callback was not first
+		in.client = cl
+	}
 	return nil
 }
 
@@ -95,7 +102,7 @@ func (in *intake) options() []kgo.Opt {
 		kgo.RebalanceTimeout(rebalanceTimeout),
 		kgo.FetchMinBytes(f.MinBytes), kgo.FetchMaxBytes(f.MaxBytes), kgo.FetchMaxPartitionBytes(f.MaxPartitionBytes),
 		kgo.FetchMaxWait(f.MaxWait), kgo.MaxDecompressBatchBytes(maxBatchBytes), kgo.BrokerMaxReadBytes(maxReadBytes),
-		kgo.WithHooks(&connections{board: in.board, log: in.log}, &groupErrors{in}),
+		kgo.WithHooks(newConnections(in.board, in.log), &groupErrors{in}),
 	}
 	opts = append(opts, in.cfg.source()...)
 	if in.cfg.instanceID != "" {
@@ -155,7 +162,19 @@ func wait(ctx context.Context, d time.Duration, early <-chan struct{}) {
 	}
 }
 
+// pollOnce tells the collector of what came when rebalances may go on: it is a
+// user's code.
 func (in *intake) pollOnce(ctx context.Context) (received, failed bool) {
+	received, failed = in.fetch(ctx)
+	for i := range in.arrived {
+		in.metrics.Received(in.arrived[i])
+	}
+	clear(in.arrived)
+	in.arrived = in.arrived[:0]
+	return received, failed
+}
+
+func (in *intake) fetch(ctx context.Context) (received, failed bool) {
 	limited, cancel := context.WithTimeout(ctx, pollTimeout)
 	defer cancel()
 	fetches := in.client.PollFetches(limited)
@@ -200,10 +219,11 @@ func (in *intake) admit(t *kgo.FetchTopic, p *kgo.FetchPartition, debug bool) {
 		if w = in.reopen(w, first, expected); w == nil {
 			return
 		}
+		w.look(p)
 	}
 	in.received(w)
 	if bytes, ok := w.admit(t.TopicID, p.Records, debug); ok {
-		in.metrics.Received(ReceivedEvent{Topic: t.Topic, Partition: p.Partition, Records: len(p.Records), Bytes: bytes})
+		in.arrived = append(in.arrived, ReceivedEvent{Topic: t.Topic, Partition: p.Partition, Records: len(p.Records), Bytes: bytes})
 	}
 }
 
@@ -263,12 +283,20 @@ func (in *intake) reopen(old *window, first, expected int64) *window {
 	in.log.Warn("the partition's log was cut back: reading again from an earlier offset",
 		zap.String("topic", old.topic), zap.Int32("partition", old.partition), zap.Int64("offset", first), zap.Int64("expected", expected))
 	in.give(in.base, []*window{old}, PartitionsLost, 0)
+	w := in.openUnlessStopping(old.topicPartition)
+	if w != nil {
+		in.tellAssigned(w.topic, []int32{w.partition})
+	}
+	return w
+}
+
+func (in *intake) openUnlessStopping(tp topicPartition) *window {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.stopping {
 		return nil
 	}
-	return in.open(old.topicPartition)
+	return in.open(tp)
 }
 
 // open makes the window of a new assignment and applies the user's pauses to

@@ -17,13 +17,16 @@ type recordLog struct {
 	redactError func(string) string               // nil: as it is
 }
 
+// newRecordLog makes the log; g shows panics as redacted from then on.
 func newRecordLog(c *consumerConfig, g *guard) *recordLog {
-	return &recordLog{
+	l := &recordLog{
 		log:         c.logger,
 		fields:      g.fields(c.logFields),
 		redactKey:   textFunc(g, "WithKeyRedactor", c.keyRedactor),
 		redactError: textFunc(g, "WithErrorRedactor", c.errorRedactor),
 	}
+	g.redact = l.redactError
+	return l
 }
 
 func (l *recordLog) debug() bool { return l.log.Core().Enabled(zapcore.DebugLevel) }
@@ -67,7 +70,15 @@ func (l *recordLog) errorText(err error) string {
 	return err.Error()
 }
 
-// redacted is err as it may be shown.
+// shown is the error of Run as Health may show it.
+func (l *recordLog) shown(err error) error {
+	if se := (*StoppedError)(nil); errors.As(err, &se) { // the only one that holds a handler's error
+		return l.redacted(err)
+	}
+	return err
+}
+
+// redacted is a handler's error as it may be shown.
 func (l *recordLog) redacted(err error) error {
 	if l.redactError == nil {
 		return err

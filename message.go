@@ -13,7 +13,8 @@ import (
 
 // Message is one delivery of a record. It stays valid after the handler
 // returned, and so does its Record. A retry gets a new Message. Its methods are
-// safe for concurrent use; the record must not be changed.
+// safe for concurrent use; the record must not be changed. One that is made with
+// nothing but a Record, to test a handler, is a first delivery from a main topic.
 type Message struct {
 	// Record is the record as read: on a retry topic, with that topic's
 	// coordinates and headers (see Origin).
@@ -52,10 +53,10 @@ func (m *Message) ID() string {
 func (m *Message) coordinatesID() string {
 	r := m.Record
 	id := make([]byte, 0, 72)
-	if m.facts.topicID == ([16]byte{}) {
+	if topicID := m.known().topicID; topicID == ([16]byte{}) {
 		id = strconv.AppendInt(append(id, r.Topic+"@"...), r.Timestamp.UnixMilli(), 10)
 	} else {
-		id = hex.AppendEncode(id, m.facts.topicID[:])
+		id = hex.AppendEncode(id, topicID[:])
 	}
 	id = strconv.AppendInt(append(id, '/'), int64(r.Partition), 10)
 	id = strconv.AppendInt(append(id, '/'), int64(r.LeaderEpoch), 10)
@@ -64,10 +65,10 @@ func (m *Message) coordinatesID() string {
 
 // Attempt counts the handler calls for this record, this one included: 1 is
 // the first ever. Calls whose error came after a cancellation do not count.
-func (m *Message) Attempt() int { return m.facts.attempt }
+func (m *Message) Attempt() int { return m.known().attempt }
 
 // Stage is the number of the retry topic the record was read from; 0 is a main topic.
-func (m *Message) Stage() int { return m.facts.stage }
+func (m *Message) Stage() int { return m.known().stage }
 
 // Origin is where the record was first read.
 func (m *Message) Origin() Origin {
@@ -75,9 +76,19 @@ func (m *Message) Origin() Origin {
 	return Origin{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Timestamp: r.Timestamp}
 }
 
-// FirstFailedAt is when a handler first failed on this record; false where none has.
+// FirstFailedAt is when a handler first failed on this record, by that process's
+// clock; false where none has.
 func (m *Message) FirstFailedAt() (t time.Time, ok bool) {
-	return m.facts.firstFailedAt, !m.facts.firstFailedAt.IsZero()
+	t = m.known().firstFailedAt
+	return t, !t.IsZero()
+}
+
+// known returns the facts, also of a Message that has none.
+func (m *Message) known() facts {
+	if m.facts == nil {
+		return facts{attempt: 1}
+	}
+	return *m.facts
 }
 
 // Key is the record's key: nil and empty differ.
@@ -86,10 +97,11 @@ func (m *Message) Key() []byte { return m.Record.Key }
 // Value is the record's value: nil (a tombstone) and empty differ.
 func (m *Message) Value() []byte { return m.Record.Value }
 
-// Header returns the last value of the header key.
+// Header returns the last value of the header key; false where there is none. A
+// header may be there with a nil value.
 func (m *Message) Header(key string) ([]byte, bool) { return lastHeader(m.Record.Headers, key) }
 
-// Origin is where a record was first read.
+// Origin is where a record was first read: its coordinates and its own timestamp.
 type Origin struct {
 	Topic     string
 	Partition int32

@@ -81,12 +81,12 @@ type HandledEvent struct {
 	Topic     string
 	Partition int32
 	Stage     int
-	Attempt   int
+	Attempt   int // as Message.Attempt
 	Outcome   Outcome
 	Reason    Reason        // of a dead record, else empty
-	Duration  time.Duration // of the handler; zero unless Durations
+	Duration  time.Duration // of the handler; zero unless Durations, and after a panic
 	Late      time.Duration // of a record from a retry topic: how long past its due time it was started
-	Err       error         // what the handler returned, or its panic
+	Err       error         // what the handler returned, or a *PanicError; not redacted
 }
 
 // HandedOffEvent is the answer to one copy.
@@ -128,25 +128,25 @@ type StateEvent struct {
 type Outcome int
 
 const (
-	// OutcomeProcessed: finished.
+	// OutcomeProcessed means: finished.
 	OutcomeProcessed Outcome = iota + 1
-	// OutcomeRetryHere: the key waits, then the handler is called again.
+	// OutcomeRetryHere means: the key waits, then the handler is called again.
 	OutcomeRetryHere
-	// OutcomeRetryLater: handed off to a retry topic.
+	// OutcomeRetryLater means: handed off to a retry topic.
 	OutcomeRetryLater
-	// OutcomeHopped: written again to its retry topic without a handler call.
+	// OutcomeHopped means: written again to its retry topic without a handler call.
 	OutcomeHopped
-	// OutcomeDead: handed off to the dead-letter topic.
+	// OutcomeDead means: handed off to the dead-letter topic.
 	OutcomeDead
-	// OutcomeDropped: finished by WithoutDLQ(Drop).
+	// OutcomeDropped means: finished by WithoutDLQ(Drop).
 	OutcomeDropped
-	// OutcomeSkipped: finished by Skip, or by Consumer.Skip.
+	// OutcomeSkipped means: finished by Skip, or by Consumer.Skip.
 	OutcomeSkipped
-	// OutcomeDuplicate: finished before, and not handled again.
+	// OutcomeDuplicate means: finished before, and not handled again.
 	OutcomeDuplicate
-	// OutcomeReleased: to no effect, since the partition is going or gone: the record is handled again.
+	// OutcomeReleased means: to no effect, since the partition is going or gone: the record is handled again.
 	OutcomeReleased
-	// OutcomeForeign: of another group, in a shared retry topic.
+	// OutcomeForeign means: of another group, in a shared retry topic.
 	OutcomeForeign
 )
 
@@ -169,11 +169,11 @@ func (o Outcome) String() string { return nameOf(outcomeNames, o, "outcome") }
 type AssignmentKind int
 
 const (
-	// PartitionsAssigned: they came.
+	// PartitionsAssigned means: they came.
 	PartitionsAssigned AssignmentKind = iota + 1
-	// PartitionsRevoked: they went, after a drain and a commit.
+	// PartitionsRevoked means: they went, after a drain and a commit.
 	PartitionsRevoked
-	// PartitionsLost: they had gone already; nothing was committed.
+	// PartitionsLost means: they had gone already; nothing was committed.
 	PartitionsLost
 )
 

@@ -3,6 +3,7 @@ package kstage
 import (
 	"context"
 	"crypto/tls"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -59,6 +60,7 @@ type consumerConfig struct {
 	workers        int
 	ordering       Ordering
 	middleware     []Middleware
+	handler        Handler // middleware folded in; set once all options are accepted
 	handlerTimeout time.Duration
 	stuckAfter     time.Duration
 
@@ -123,6 +125,7 @@ func defaultWindow() Window { return Window{Records: 50_000, Bytes: 8 << 20, Spa
 
 // WithBrokers names the brokers to connect to first, as host:port. Required.
 func WithBrokers(addrs ...string) Option {
+	addrs = slices.Clone(addrs)
 	return commonOption(func(c *commonConfig) { c.brokers = addrs })
 }
 
@@ -139,7 +142,8 @@ func WithSASL(m sasl.Mechanism) Option {
 	return commonOption(func(c *commonConfig) { c.sasl = m })
 }
 
-// WithClientID sets the name brokers log and set quotas by. Default: "kstage".
+// WithClientID sets the name brokers log and set quotas by, of 1 to 256 bytes.
+// Default: "kstage".
 func WithClientID(id string) Option {
 	return commonOption(func(c *commonConfig) { c.clientID = id })
 }
@@ -155,18 +159,23 @@ func WithLogger(l *zap.Logger) Option {
 	})
 }
 
-// WithLogFields adds fields, taken from the handler's context, to the log lines
-// about a record. It is called only for lines that are written. Default: none.
+// WithLogFields adds fields to the log lines about a record, taken from the
+// context that handlers are given: Run's values are in it, a middleware's are not.
+// It is called only for lines that are written, by many goroutines at once; where
+// it panics, the line is written without. Nil and the default: none.
 func WithLogFields(f func(context.Context) []zap.Field) Option {
 	return commonOption(func(c *commonConfig) { c.logFields = f })
 }
 
-// WithKeyRedactor sets how a record's key appears in logs. Default: as it is.
+// WithKeyRedactor sets how a record's key appears in logs; dead letters keep it as
+// it is. It is called by many goroutines at once, also with a nil key; where it
+// panics, the key is left out. Nil and the default: as it is.
 func WithKeyRedactor(f func(key []byte) string) Option {
 	return commonOption(func(c *commonConfig) { c.keyRedactor = f })
 }
 
-// WithMetrics sets who is told of every event. Nil and the default: nobody.
+// WithMetrics sets who is told of every event. Nil and the default: nobody. A nil
+// pointer in the interface is a mistake.
 func WithMetrics(m MetricsCollector) Option {
 	return commonOption(func(c *commonConfig) {
 		if c.metrics = m; m == nil {
@@ -200,7 +209,8 @@ func WithClientOptions(f func(role ClientRole) []kgo.Opt) Option {
 
 // --- what is consumed
 
-// WithGroup sets the consumer group. Required.
+// WithGroup sets the consumer group: UTF-8 of at most 512 bytes, since it stands in
+// headers. The dead-letter topic is named after it, see WithDLQTopic. Required.
 func WithGroup(id string) ConsumerOption {
 	return consumerOption(func(c *consumerConfig) { c.group = id })
 }
@@ -216,6 +226,7 @@ func WithInstanceID(id string) ConsumerOption {
 // WithTopics sets the topics to consume. Either these or WithTopicPattern is
 // required; the later of the two counts.
 func WithTopics(names ...string) ConsumerOption {
+	names = slices.Clone(names)
 	return consumerOption(func(c *consumerConfig) { c.topics, c.pattern = names, "" })
 }
 
@@ -287,7 +298,7 @@ type Fetch struct {
 	MinBytes          int32         // the broker waits for so much, default 1
 	MaxBytes          int32         // of one response, default 16 MiB
 	MaxPartitionBytes int32         // of one partition in one response, default 1 MiB
-	MaxWait           time.Duration // the broker waits at most so long, default 500 ms; a resumed partition may be silent so long
+	MaxWait           time.Duration // the broker waits at most so long, 10 ms to 1 m, default 500 ms; a resumed partition may be silent so long
 }
 
 // WithFetch sets how records are fetched.
@@ -337,7 +348,8 @@ func WithWorkers(n int) ConsumerOption {
 	return consumerOption(func(c *consumerConfig) { c.workers = n })
 }
 
-// WithMiddleware wraps the handler; the first is the outermost. Several calls append.
+// WithMiddleware wraps the handler; the first is the outermost. Several calls
+// append. Each is called once, by NewConsumer, and must return a handler.
 func WithMiddleware(m ...Middleware) ConsumerOption {
 	return consumerOption(func(c *consumerConfig) { c.middleware = append(c.middleware, m...) })
 }

@@ -16,27 +16,30 @@ import (
 
 // assigned opens a window for each new partition. One that is still there was
 // never taken away, as after a topic was purged and added again: it is lost.
-func (in *intake) assigned(_ context.Context, cl *kgo.Client, added map[string][]int32) {
+func (in *intake) assigned(ctx context.Context, cl *kgo.Client, added map[string][]int32) {
 	in.callback.Store(true)
 	defer in.callback.Store(false)
-	if stale := in.owned(added); len(stale) > 0 {
-		in.gate.enter()
-		in.giveBack(stale, PartitionsLost, 0)
-		in.gate.leave()
-	}
+	in.give(ctx, in.owned(added), PartitionsLost, 0)
 	opened := in.openAll(cl, added)
 	in.board.clear(HealthNotJoined, "", -1)
+	in.authorized("")
 	for topic, partitions := range opened {
-		in.log.Info("partitions assigned", zap.String("topic", topic), zap.Int32s("partitions", partitions))
-		in.metrics.Assigned(AssignedEvent{Topic: topic, Partitions: slices.Clone(partitions), Kind: PartitionsAssigned})
+		in.tellAssigned(topic, partitions)
 	}
+}
+
+func (in *intake) tellAssigned(topic string, partitions []int32) {
+	in.log.Info("partitions assigned", zap.String("topic", topic), zap.Int32s("partitions", partitions))
+	in.metrics.Assigned(AssignedEvent{Topic: topic, Partitions: slices.Clone(partitions), Kind: PartitionsAssigned})
 }
 
 // openAll opens windows, unless nothing new may start.
 func (in *intake) openAll(cl *kgo.Client, added map[string][]int32) map[string][]int32 {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.client = cl
+	if in.client == nil { // written once: it is read without mu, too
+		in.client = cl
+	}
 	in.member, _ = cl.GroupMetadata()
 	if in.stopping {
 		return nil
@@ -72,6 +75,9 @@ func (in *intake) revoked(ctx context.Context, cl *kgo.Client, gone map[string][
 	in.callback.Store(true)
 	defer in.callback.Store(false)
 	ws := in.owned(gone)
+	if len(ws) == 0 { // it is called at the end of each session
+		return
+	}
 	if member, _ := cl.GroupMetadata(); member != in.memberID() {
 		in.give(ctx, ws, PartitionsLost, 0)
 		return
@@ -155,6 +161,9 @@ func arrives(c <-chan struct{}, over <-chan time.Time, late <-chan struct{}) boo
 // names them, their finished records are committed once more (not where they
 // are lost) and their windows forgotten.
 func (in *intake) give(ctx context.Context, ws []*window, kind AssignmentKind, drained time.Duration) {
+	if len(ws) == 0 {
+		return
+	}
 	if kind == PartitionsLost {
 		for _, w := range ws {
 			w.fence()
@@ -162,29 +171,45 @@ func (in *intake) give(ctx context.Context, ws []*window, kind AssignmentKind, d
 		}
 	}
 	in.gate.enter()
-	defer in.gate.leave()
+	var committed []CommittedEvent
 	if kind == PartitionsRevoked {
-		in.commit(ctx, ws)
+		committed = in.commit(ctx, ws)
 	}
-	in.giveBack(ws, kind, drained)
+	given := in.forgetAll(ws, kind)
+	in.gate.leave()
+	in.tellCommitted(committed)
+	in.tellGiven(given, drained)
 }
 
-// giveBack forgets windows and tells of it. The caller holds the gate, so that no
-// commit is under way for them.
-func (in *intake) giveBack(ws []*window, kind AssignmentKind, drained time.Duration) {
-	partitions, released := map[string][]int32{}, map[string]int{}
+// forgetAll forgets windows and returns what to tell of it, by topic. The caller
+// holds the gate, so that no commit is under way for them.
+func (in *intake) forgetAll(ws []*window, kind AssignmentKind) map[string]*AssignedEvent {
+	given := map[string]*AssignedEvent{}
 	for _, w := range ws {
-		if n, ok := in.forget(w, kind); ok {
-			partitions[w.topic] = append(partitions[w.topic], w.partition)
-			released[w.topic] += n
+		n, ok := in.forget(w, kind)
+		if !ok {
+			continue
 		}
+		e := given[w.topic]
+		if e == nil {
+			e = &AssignedEvent{Topic: w.topic, Kind: kind}
+			given[w.topic] = e
+		}
+		e.Partitions = append(e.Partitions, w.partition)
+		e.Released += n
 	}
 	poke(in.turned)
-	for topic, ps := range partitions {
-		slices.Sort(ps)
-		in.log.Info("partitions given back", zap.String("topic", topic), zap.Int32s("partitions", ps),
-			zap.Stringer("kind", kind), zap.Int("released", released[topic]), zap.Duration("drain", drained))
-		in.metrics.Assigned(AssignedEvent{Topic: topic, Partitions: ps, Kind: kind, Released: released[topic], Drain: drained})
+	return given
+}
+
+// tellGiven tells of partitions given back; outside the gate.
+func (in *intake) tellGiven(given map[string]*AssignedEvent, drained time.Duration) {
+	for topic, e := range given {
+		slices.Sort(e.Partitions)
+		e.Drain = drained
+		in.log.Info("partitions given back", zap.String("topic", topic), zap.Int32s("partitions", e.Partitions),
+			zap.Stringer("kind", e.Kind), zap.Int("released", e.Released), zap.Duration("drain", drained))
+		in.metrics.Assigned(*e)
 	}
 }
 
@@ -212,9 +237,7 @@ func (in *intake) remove(w *window) bool {
 		return false
 	}
 	delete(in.windows, w.topicPartition)
-	if w.reasons&pausedFull != 0 {
-		in.full.Add(-1)
-	}
+	in.full.Add(-w.reasons.pressed())
 	if w.paused {
 		in.client.ResumeFetchPartitions(map[string][]int32{w.topic: {w.partition}})
 	}

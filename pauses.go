@@ -10,13 +10,16 @@ import (
 type pauseSet uint8
 
 const (
-	pausedFull pauseSet = 1 << iota // window or budget: dies with the assignment
-	pausedUser                      // Pause: outlives assignments
+	pausedFull   pauseSet = 1 << iota // the window: dies with the assignment
+	pausedBudget                      // the intake's memory: dies with the assignment
+	pausedUser                        // Pause: outlives assignments
+
+	backpressure = pausedFull | pausedBudget
 )
 
 func (s pauseSet) names() []string {
 	var names []string
-	if s&pausedFull != 0 {
+	if s&backpressure != 0 {
 		names = append(names, "backpressure")
 	}
 	if s&pausedUser != 0 {
@@ -49,27 +52,52 @@ func (in *intake) pauseFull() {
 	defer in.mu.Unlock()
 	spent := in.held() >= in.cfg.memoryBudget
 	for _, w := range in.windows {
-		if w.reasons&pausedFull == 0 && (w.full(in.cfg.window) || spent && w.bytes.Load() > 0) {
-			w.reasons |= pausedFull
-			in.full.Add(1)
-			in.apply(w)
+		reasons := w.reasons
+		if w.full(in.cfg.window) {
+			reasons |= pausedFull
 		}
+		if spent && w.bytes.Load() > 0 {
+			reasons |= pausedBudget
+		}
+		in.press(w, reasons)
 	}
 	in.nudge() // a window may have been drained before it was marked
 }
 
-// resumeRoomy resumes what is half empty again.
+// resumeRoomy resumes what is half empty again. While the budget is spent, who
+// holds nothing may take one fetch.
 func (in *intake) resumeRoomy() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	spent := in.held() > in.cfg.memoryBudget/2
+	free := in.held() <= in.cfg.memoryBudget/2
 	for _, w := range in.windows {
-		if w.reasons&pausedFull != 0 && w.roomy(in.cfg.window) && (!spent || w.bytes.Load() == 0) {
-			w.reasons &^= pausedFull
-			in.full.Add(-1)
-			in.apply(w)
+		reasons := w.reasons
+		if reasons&pausedFull != 0 && w.roomy(in.cfg.window) {
+			reasons &^= pausedFull
 		}
+		if free || w.bytes.Load() == 0 {
+			reasons &^= pausedBudget
+		}
+		in.press(w, reasons)
 	}
+}
+
+// press changes a window's reasons of backpressure. in.mu is held.
+func (in *intake) press(w *window, reasons pauseSet) {
+	if reasons == w.reasons {
+		return
+	}
+	in.full.Add(reasons.pressed() - w.reasons.pressed())
+	w.reasons = reasons
+	in.apply(w)
+}
+
+// pressed is 1 for a window that waits to be resumed by the pauser.
+func (s pauseSet) pressed() int32 {
+	if s&backpressure != 0 {
+		return 1
+	}
+	return 0
 }
 
 // held sums the bytes of all windows. in.mu is held.
@@ -120,10 +148,12 @@ func (in *intake) pauser(ctx context.Context) {
 	}
 }
 
-// setPaused is Consumer.Pause and Resume: no topics means all.
+// setPaused is Consumer.Pause and Resume: no topics means all. Health is told
+// under the same lock, or two callers at once could leave it with the earlier state.
 func (in *intake) setPaused(paused bool, topics []string) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	defer func() { in.board.replace(HealthPaused, in.pausedByUser()) }()
 	if len(topics) == 0 {
 		in.allPaused = paused
 		if !paused {
@@ -142,10 +172,8 @@ func (in *intake) setPaused(paused bool, topics []string) {
 	}
 }
 
-// pausedByUser lists what Pause has paused: one reason without a topic for all.
+// pausedByUser lists what Pause has paused: one reason without a topic for all. in.mu is held.
 func (in *intake) pausedByUser() (rs []HealthReason) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
 	if in.allPaused {
 		rs = append(rs, HealthReason{Kind: HealthPaused, Partition: -1})
 	}

@@ -13,71 +13,106 @@ import (
 // pipeline takes one record through one attempt: handler, verdict, and what
 // follows from it. It is immutable and used by all workers.
 type pipeline struct {
-	handler   Handler // middleware folded in
+	handle    HandlerFunc // middleware folded in
+	plain     bool        // no timeout, no durations, no events: most records are as quick as can be
 	timeout   time.Duration
 	policy    policy
 	dead      DeadPolicy
 	handOff   *handOff
 	metrics   MetricsCollector
-	quiet     bool // nobody wants events
+	events    bool      // somebody wants each one
+	counters  *Counters // instead of a collector; nil: none
 	durations bool
 	log       *recordLog
 	board     *healthBoard
 	stop      func(error) // ends Run; starts nothing more
 }
 
-func newPipeline(c *Consumer, h Handler) *pipeline {
-	_, quiet := c.metrics.(NopMetrics)
-	return &pipeline{
-		handler: wrap(h, c.cfg.middleware),
+func newPipeline(c *Consumer) *pipeline {
+	p := &pipeline{
+		handle:  handle(c.cfg.handler),
 		timeout: c.cfg.handlerTimeout,
 		policy: policy{
 			immediate: c.cfg.immediate, backoff: c.cfg.immediateBackoff, maxAge: c.cfg.maxAge,
 			classify: c.guard.classifier(c.cfg.classifier), random: jitter,
 		},
 		dead: c.cfg.dead, handOff: c.handOff,
-		metrics: c.metrics, quiet: quiet, durations: c.metrics.Durations(),
+		metrics: c.metrics, events: wantsEvents(c.metrics), counters: countersOf(c.metrics), durations: c.metrics.Durations(),
 		log: c.records, board: c.board, stop: c.stop,
 	}
+	p.plain = p.timeout == 0 && !p.durations && !p.events
+	return p
 }
 
-// run is what lanes calls for record i of b. It must not wait for a broker or a timer.
-func (p *pipeline) run(b *batch, i int) time.Duration {
-	if b.holding.Load() > 0 {
-		if h := b.w.rerun(b, i); h != nil {
-			return p.attempt(b, i, h.message, h)
-		}
+// handle is h as a function: one call less for each record where it is one.
+func handle(h Handler) HandlerFunc {
+	if f, ok := h.(HandlerFunc); ok {
+		return f
 	}
-	return p.attempt(b, i, &b.messages[i], nil)
+	return h.Handle
 }
 
-// attempt calls the handler once. h is the record's copy where it was held before.
-func (p *pipeline) attempt(b *batch, i int, msg *Message, h *held) time.Duration {
+// wantsEvents says that a collector is told of each record. Our own are not: an
+// event a record costs more than all the rest of the pipeline.
+func wantsEvents(m MetricsCollector) bool {
+	switch m.(type) {
+	case NopMetrics, *Counters:
+		return false
+	}
+	return true
+}
+
+// countersOf is m where it only counts; else nil.
+func countersOf(m MetricsCollector) *Counters {
+	c, _ := m.(*Counters)
+	return c
+}
+
+// run is what lanes calls for record i of b. It must not wait for a broker or a
+// timer. The first half is the path of nearly every record: nothing is asked for
+// that only a failure, a retry or a listener needs.
+func (p *pipeline) run(b *batch, i int) time.Duration {
+	if p.plain && !b.debug && b.holding.Load() == 0 {
+		msg := b.message(i)
+		err := p.handle(b.w.ctx, msg)
+		if err != nil || b.w.gone.Load() {
+			return p.settle(call{b: b, i: i, msg: msg, err: err})
+		}
+		if p.counters != nil {
+			b.succeeded.Add(1) // counted when lanes reports the range
+		}
+		return 0
+	}
+	h := b.w.rerun(b, i)
+	if h == nil {
+		return p.attempt(call{b: b, i: i, msg: b.message(i)})
+	}
+	return p.attempt(call{b: b, i: i, msg: h.message, h: h})
+}
+
+// attempt calls the handler once, and settles.
+func (p *pipeline) attempt(c call) time.Duration {
 	var start time.Time
 	if p.durations {
 		start = time.Now()
 	}
-	err := p.call(b.w.ctx, msg)
-	if err == nil && h == nil && p.quiet && !b.debug {
-		return 0
-	}
-	var took time.Duration
+	c.err = p.call(c.b.w.ctx, c.msg)
 	if p.durations {
-		took = time.Since(start)
+		c.took = time.Since(start)
 	}
-	return p.settle(call{b: b, i: i, msg: msg, h: h, err: err, took: took})
+	return p.settle(c)
 }
 
 // call runs the handler under its own timeout where there is one.
 func (p *pipeline) call(ctx context.Context, msg *Message) error {
 	if p.timeout == 0 {
-		return p.handler.Handle(ctx, msg)
+		return p.handle(ctx, msg)
 	}
 	limited, cancel := context.WithTimeoutCause(ctx, p.timeout, ErrHandlerTimeout)
 	defer cancel()
-	err := p.handler.Handle(limited, msg)
+	err := p.handle(limited, msg)
 	if err != nil && context.Cause(limited) == ErrHandlerTimeout { //nolint:errorlint // the cause is ours, never wrapped
-		return &timeoutError{p.timeout, err}
+		return &timeoutError{p.timeout, readable(err)}
 	}
 	return err
 }
@@ -107,6 +142,9 @@ type call struct {
 
 // settle acts on the verdict and says how long the record's key has to wait.
 func (p *pipeline) settle(c call) time.Duration {
+	if c.err != nil {
+		c.err = readable(c.err)
+	}
 	a := c.facts()
 	v := judge(&p.policy, a, c.err)
 	switch v.kind {
@@ -145,7 +183,7 @@ func (c *call) facts() attempt {
 func (p *pipeline) finish(c call, o Outcome, message string) time.Duration {
 	switch {
 	case c.h == nil && c.b.w.gone.Load(), c.h != nil && !c.b.w.resolve(c.h):
-		o, message = OutcomeReleased, ""
+		o, message, c.reason = OutcomeReleased, "", ""
 	case c.h != nil && c.h.blocks > 0:
 		p.board.clearRecord(HealthStuckRecord, c.h.coordinates())
 	}
@@ -178,6 +216,7 @@ func (c *call) hold(firstFailedAt time.Time) *held {
 // the record again.
 func (p *pipeline) release(c call) time.Duration {
 	c.b.w.giveUp(c.b, c.i)
+	c.reason = "" // it is not dead, whatever was decided
 	p.tell(c, OutcomeReleased, "")
 	return lanes.Never
 }
@@ -218,6 +257,9 @@ func (p *pipeline) block(c call, a attempt) time.Duration {
 	}
 	co := c.coordinates()
 	p.board.raise(HealthReason{Kind: HealthStuckRecord, Topic: co.Topic, Partition: co.Partition, Offset: co.Offset, Err: p.log.redacted(c.err)})
+	if c.b.w.gone.Load() { // meanwhile, and what Health said of it was taken back before it was said
+		p.board.clearRecord(HealthStuckRecord, co)
+	}
 	if h.blocks == 1 {
 		p.tell(c, OutcomeRetryHere, "record is dead and blocks its key: WithoutDLQ(Block)")
 	} else {
@@ -237,7 +279,7 @@ func (h *held) coordinates() Coordinates {
 
 // tell reports the call. A message makes it an error line, else it is one at debug.
 func (p *pipeline) tell(c call, o Outcome, message string) {
-	if !p.quiet {
+	if p.events || p.counters != nil {
 		p.metrics.Handled(HandledEvent{
 			Topic: c.b.w.topic, Partition: c.b.w.partition, Stage: c.msg.facts.stage, Attempt: c.msg.facts.attempt,
 			Outcome: o, Reason: c.reason, Duration: c.took, Err: c.err,

@@ -18,7 +18,10 @@ func (b Backoff) wait(n int, random func(int64) int64) time.Duration {
 // limit is the longest wait after the n-th failure.
 func (b Backoff) limit(n int) time.Duration {
 	limit := b.Min
-	for ; n > 1 && limit < b.Max; n-- {
+	for ; n > 1; n-- {
+		if limit > b.Max/2 { // twice as much may be more than a Duration holds
+			return b.Max
+		}
 		limit *= 2
 	}
 	return min(limit, b.Max)

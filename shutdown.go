@@ -36,6 +36,8 @@ func (c *Consumer) shutdown(base context.Context, stopLoops func(), loops *sync.
 
 	limited, cancel := context.WithDeadline(base, end.Add(-min(closeReserve, hard/5)))
 	defer cancel()
+	stop := context.AfterFunc(limited, c.main.kill)
+	defer stop()
 	abandoned, err := c.main.finish(limited, end.Add(-min(closeReserve, 2*hard/5)))
 	c.leave(limited)
 	loops.Wait()
@@ -47,10 +49,12 @@ func (c *Consumer) shutdown(base context.Context, stopLoops func(), loops *sync.
 
 // leave leaves the group and ends the client, and with it a poll under way.
 func (c *Consumer) leave(ctx context.Context) {
+	defer c.main.kill()
 	if err := c.main.client.LeaveGroupContext(ctx); err != nil {
 		c.cfg.logger.Warn("could not leave the group: its session has to run out", zap.Error(err))
 	}
 	c.main.client.CloseAllowingRebalance()
+	c.main.client.AllowRebalance() // the close polls, too: what that returns would hold a goroutine of the client for ever
 }
 
 // stop lets nothing new start, and no partition come, and returns what is left.
@@ -77,28 +81,53 @@ func (in *intake) settle(ws []*window, limit time.Duration) bool {
 func (in *intake) endDrains() { close(in.late) }
 
 // finish commits what is finished and gives all partitions back. It returns the
-// records that are still in progress.
+// records that are still in progress, and an error for what is not committed.
 func (in *intake) finish(ctx context.Context, commitBy time.Time) ([]Coordinates, error) {
-	if err := in.gate.enterWithin(ctx); err != nil {
-		return in.abandon(), fmt.Errorf("kstage: a commit hangs; what was finished since the last one is handled again: %w", err)
-	}
-	defer in.gate.leave()
 	limited, cancel := context.WithDeadline(ctx, commitBy)
 	defer cancel()
-	ws := in.snapshot()
-	in.commit(limited, ws)
-	var err error
-	for _, w := range ws {
+	err := in.commitRest(limited)
+	entered := in.gate.enterWithin(ctx) == nil // else a commit hangs, and must not hold up the end
+	abandoned, given := in.abandon()
+	if entered {
+		in.gate.leave()
+	}
+	in.tellGiven(given, 0)
+	return abandoned, err
+}
+
+// commitRest commits until nothing is left, no try can help, or ctx is done: a
+// rebalance or a coordinator that moves must not make finished records be handled
+// again. Between the tries it leaves the gate: a rebalance may need it.
+func (in *intake) commitRest(ctx context.Context) error {
+	for {
+		if err := in.gate.enterWithin(ctx); err != nil {
+			return in.uncommitted(fmt.Errorf("a commit hangs: %w", err))
+		}
+		events := in.commit(ctx, in.snapshot())
+		in.gate.leave()
+		in.tellCommitted(events)
+		err := firstFailure(events)
+		if err == nil || isHopeless(err) || ctx.Err() != nil {
+			return in.uncommitted(err)
+		}
+		wait(ctx, commitPause, nil)
+	}
+}
+
+// uncommitted names what is finished and not committed; nil where nothing is.
+func (in *intake) uncommitted(cause error) (err error) {
+	for _, w := range in.snapshot() {
 		if m, ok := w.mark(); ok {
-			err = errors.Join(err, fmt.Errorf("kstage: %s/%d: offset %d could not be committed: what was finished since the last commit is handled again", w.topic, w.partition, m.Offset))
+			err = errors.Join(err, fmt.Errorf("kstage: %s/%d: offset %d is not committed, what was finished since the last commit is handled again: %w",
+				w.topic, w.partition, m.Offset, cause))
 		}
 	}
-	return in.abandon(), err
+	return err
 }
 
 // abandon gives all partitions back and lists what is in progress in them, and in
 // those that went before.
-func (in *intake) abandon() (cs []Coordinates) {
+func (in *intake) abandon() (cs []Coordinates, given map[string]*AssignedEvent) {
 	ws := in.snapshot()
 	in.mu.Lock()
 	zombies := slices.Clone(in.zombies)
@@ -106,6 +135,5 @@ func (in *intake) abandon() (cs []Coordinates) {
 	for _, w := range slices.Concat(ws, zombies) {
 		cs = append(cs, w.inProgress()...)
 	}
-	in.giveBack(ws, PartitionsRevoked, 0)
-	return cs
+	return cs, in.forgetAll(ws, PartitionsRevoked)
 }

@@ -6,8 +6,6 @@ import (
 	"regexp"
 	"slices"
 	"time"
-
-	"github.com/twmb/franz-go/pkg/kadm"
 )
 
 // Provisioning says whether Run looks at its topics, or makes them.
@@ -73,32 +71,53 @@ func (c *consumerConfig) topology() Topology {
 }
 
 // EnsureTopics creates the topics of t that are missing and verifies the others;
-// *TopologyError tells every problem at once, warnings included. It needs
-// WithBrokers, and CREATE on the missing topics.
+// *TopologyError tells every problem at once, warnings included. Where there are
+// only warnings they are logged (WithLogger). It needs WithBrokers, and CREATE on
+// the missing topics.
 //
-// A dead-letter topic gets the most partitions, replicas and max.message.bytes
-// of the main topics (16 KiB more, for headers), the delete policy, and 14 days of retention. A main
-// topic gets the broker's defaults.
+// A dead-letter topic gets the most partitions and replicas that a main topic
+// has, the largest max.message.bytes and 16 KiB more (for headers), the delete
+// policy, and 14 days of retention. A main topic gets the broker's defaults.
 func EnsureTopics(ctx context.Context, t Topology, opts ...Option) error {
 	c := defaultCommonConfig()
 	for _, o := range opts {
-		o.applyCommon(&c)
+		if o != nil {
+			o.applyCommon(&c)
+		}
 	}
 	var errs mistakes
 	c.validate(&errs)
+	if _, err := regexp.Compile(t.Pattern); err != nil {
+		errs.add("Topology.Pattern: %w", err)
+	}
 	if err := errs.join(); err != nil {
 		return err
 	}
-	cl, err := newClient(c.clientOptions(RoleHandOff))
+	cl, err := c.newClient(RoleHandOff)
 	if err != nil {
 		return err
 	}
 	defer cl.Close()
-	r, err := look(ctx, kadm.NewClient(cl), t, true)
+	found, err := ensure(ctx, topicAdmin{cl}, t)
 	if err != nil {
 		return fmt.Errorf("kstage: look at the topics: %w", explain(err, grantLook))
 	}
-	return r.err()
+	logWarnings(c.logger, found)
+	return found.err()
+}
+
+// ensure looks again while another process creates the same topics.
+func ensure(ctx context.Context, adm topicAdmin, t Topology) (*findings, error) {
+	for began := time.Now(); ; wait(ctx, missingPause, nil) {
+		seen, err := within(ctx, func() (*sight, error) { return adm.lookInto(ctx, t, CreateTopics) })
+		if err != nil {
+			return nil, err
+		}
+		found := inspect(t, seen)
+		if others := len(seen.missing) - len(seen.refused); others == 0 || time.Since(began) >= missingLimit {
+			return found, nil
+		}
+	}
 }
 
 // matcher says whether a topic's name is one of a consumer's main topics.

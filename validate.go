@@ -3,15 +3,22 @@ package kstage
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"regexp"
 	"slices"
 	"time"
+	"unicode/utf8"
+
+	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 const (
 	rebalanceTimeout = time.Minute // kgo's default, set explicitly
 	maxRevokeDrain   = rebalanceTimeout / 3
 	maxTopicName     = 249
+	maxClientID      = 256                   // of the client
+	minFetchWait     = 10 * time.Millisecond // of the client
+	maxFetchWait     = time.Minute
 	maxReadBytes     = 100 << 20 // a larger response is refused
 	maxBatchBytes    = 64 << 20  // a batch that decompresses to more is refused
 )
@@ -21,12 +28,22 @@ const (
 func newConsumerConfig(h Handler, opts []ConsumerOption) (consumerConfig, error) {
 	c := applyConsumerOptions(opts)
 	var errs mistakes
-	if f, isFunc := h.(HandlerFunc); h == nil || isFunc && f == nil {
-		errs.add("NewConsumer needs a handler")
-	}
+	errs.check(!isNil(h), "NewConsumer needs a handler, not a nil %T", h)
 	c.commonConfig.validate(&errs)
 	c.validate(&errs)
+	if len(errs) == 0 {
+		c.handler = wrap(h, c.middleware)
+		errs.check(!isNil(c.handler), "WithMiddleware: one returned no handler")
+	}
 	return c, errs.join()
+}
+
+// isNil also says so of a nil pointer or function in an interface: calling it
+// would panic with each record.
+func isNil(v any) bool {
+	r := reflect.ValueOf(v)
+	k := r.Kind()
+	return k == reflect.Invalid || (k == reflect.Pointer || k == reflect.Func) && r.IsNil()
 }
 
 func applyConsumerOptions(opts []ConsumerOption) consumerConfig {
@@ -57,7 +74,14 @@ func (m *mistakes) join() error { return errors.Join(*m...) }
 func (c *commonConfig) validate(m *mistakes) {
 	m.check(len(c.brokers) > 0, "WithBrokers is required")
 	m.check(!slices.Contains(c.brokers, ""), "WithBrokers: an address is empty")
+	for _, addr := range c.brokers {
+		if err := kgo.ValidateOpts(kgo.SeedBrokers(addr)); err != nil {
+			m.add("WithBrokers: address %q: %w", addr, err)
+		}
+	}
 	m.check(c.clientID != "", "WithClientID: the id is empty")
+	m.check(len(c.clientID) <= maxClientID, "WithClientID: the id has %d bytes, %d are allowed", len(c.clientID), maxClientID)
+	m.check(!isNil(c.metrics), "WithMetrics: the collector is a nil %T", c.metrics)
 }
 
 func (c *consumerConfig) validate(m *mistakes) {
@@ -70,6 +94,7 @@ func (c *consumerConfig) validate(m *mistakes) {
 
 func (c *consumerConfig) validateSource(m *mistakes) {
 	m.check(c.group != "", "WithGroup is required")
+	m.check(len(c.group) <= maxShortText && utf8.ValidString(c.group), "WithGroup: the id is to be UTF-8 of at most %d bytes, it stands in headers", maxShortText)
 	m.check(len(c.topics) > 0 || c.pattern != "", "WithTopics or WithTopicPattern is required")
 	if _, err := regexp.Compile(c.pattern); err != nil {
 		m.add("WithTopicPattern: %w", err)
@@ -156,7 +181,8 @@ func (c *consumerConfig) validateHandling(m *mistakes) {
 func (c *consumerConfig) validateBounds(m *mistakes) {
 	f, w := c.fetch, c.window
 	m.check(f.MinBytes > 0 && f.MaxBytes > 0 && f.MaxPartitionBytes > 0 && f.MaxWait > 0, "WithFetch: nothing may be negative")
-	m.check(f.MaxBytes >= f.MinBytes, "WithFetch: MaxBytes %d is less than MinBytes %d", f.MaxBytes, f.MinBytes)
+	m.check(f.MaxWait <= 0 || f.MaxWait >= minFetchWait && f.MaxWait <= maxFetchWait, "WithFetch: MaxWait %v: from %v to %v", f.MaxWait, minFetchWait, maxFetchWait)
+	m.check(f.MaxBytes >= f.MinBytes || f.MaxBytes < 0, "WithFetch: MaxBytes %d is less than MinBytes %d", f.MaxBytes, f.MinBytes)
 	m.check(f.MaxBytes <= maxReadBytes, "WithFetch: MaxBytes %d is more than %d", f.MaxBytes, maxReadBytes)
 	m.check(w.Records > 0 && w.Bytes > 0 && w.Span > 0, "WithWindow: nothing may be negative")
 	m.check(c.memoryBudget > 0, "WithMemoryBudget(%d): more than 0", c.memoryBudget)

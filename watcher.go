@@ -4,14 +4,12 @@ import (
 	"context"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kadm"
 	"go.uber.org/zap"
 )
 
 const (
 	watchInterval = time.Minute
-	watchSoonest  = time.Second // between two looks, however often a poll asks for one
-	lookTimeout   = 10 * time.Second
+	watchSoonest  = time.Second     // between two looks, however often a poll asks for one
 	noticeFor     = 5 * time.Minute // how long Health tells of what is over: gaps, recreated topics
 )
 
@@ -19,13 +17,32 @@ const (
 // that one is missing, and reads nothing more of one that was deleted and made
 // again.
 type topicWatcher struct {
-	in    *intake
-	adm   *kadm.Client
-	known map[string]kadm.TopicID // ids at the last look; the watcher's own
+	in  *intake
+	adm topicAdmin
+	ids topicIDs
 }
 
-func newTopicWatcher(in *intake, adm *kadm.Client) *topicWatcher {
-	return &topicWatcher{in: in, adm: adm, known: map[string]kadm.TopicID{}}
+func newTopicWatcher(in *intake, adm topicAdmin) *topicWatcher {
+	return &topicWatcher{in: in, adm: adm, ids: topicIDs{now: map[string][16]byte{}, past: map[[16]byte]bool{}}}
+}
+
+// topicIDs tells whether a name stands for another topic than before.
+type topicIDs struct {
+	now  map[string][16]byte
+	past map[[16]byte]bool // ids that were replaced: a broker that has not yet heard of it still tells them
+}
+
+// replaced notes a topic's id as just seen.
+func (t *topicIDs) replaced(name string, id [16]byte) bool {
+	old, known := t.now[name]
+	if t.past[id] || known && old == id {
+		return false
+	}
+	t.now[name] = id
+	if known {
+		t.past[old] = true
+	}
+	return known
 }
 
 // watch looks each minute, and sooner when a poll met an unknown topic, until ctx is done.
@@ -43,22 +60,18 @@ func (t *topicWatcher) watch(ctx context.Context) {
 func (t *topicWatcher) look(ctx context.Context) {
 	limited, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	topology := t.in.cfg.topology()
-	seen, err := see(limited, t.adm, topology)
+	seen, err := within(limited, func() (*sight, error) { return t.adm.look(limited, t.in.cfg.topology()) })
 	if err != nil {
 		t.in.log.Debug("could not look at the topics", zap.Error(err))
 		return
 	}
-	var missing []HealthReason
-	for _, name := range t.missing(seen) {
-		missing = append(missing, HealthReason{Kind: HealthTopicMissing, Topic: name, Partition: -1})
+	for _, r := range t.in.board.replace(HealthTopicMissing, missingReasons(t.missing(seen))) {
+		t.in.log.Warn("topic does not exist any more", zap.String("topic", r.Topic))
 	}
-	t.in.board.replace(HealthTopicMissing, missing)
 	for name, topic := range seen.topics {
-		if id, ok := t.known[name]; ok && id != topic.id {
+		if t.ids.replaced(name, topic.id) {
 			t.recreated(ctx, name)
 		}
-		t.known[name] = topic.id
 	}
 }
 
@@ -66,12 +79,11 @@ func (t *topicWatcher) look(ctx context.Context) {
 // matched before and that are still assigned.
 func (t *topicWatcher) missing(s *sight) []string {
 	names := s.missing
-	if t.in.cfg.pattern == "" {
-		return names
-	}
-	for _, w := range t.in.snapshot() {
-		if _, ok := s.topics[w.topic]; !ok {
-			names = append(names, w.topic)
+	if t.in.cfg.pattern != "" {
+		for _, w := range t.in.snapshot() {
+			if _, ok := s.topics[w.topic]; !ok {
+				names = append(names, w.topic)
+			}
 		}
 	}
 	return names

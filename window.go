@@ -3,7 +3,6 @@ package kstage
 import (
 	"context"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -57,35 +56,15 @@ type window struct {
 type batch struct {
 	w        *window
 	records  []*kgo.Record
-	messages []Message
+	messages []Message // see message
+	first    *facts    // of all of them
 	done     *offsets.Batch
 	size     int64
 	debug    bool         // per-record log lines are wanted
 	holding  atomic.Int32 // records of it that are held: lets run look for copies only where there are any
+
+	succeeded atomic.Int32 // records whose first call returned nil, and that Counters have not counted yet
 }
-
-// held is a record that is open: parked, running again, or leaving. Its copy
-// keeps nothing of the fetched batch alive. Fields are guarded by window.mu,
-// but record and facts, which are immutable while state says running or leaving.
-type held struct {
-	b       *batch
-	i       int
-	record  *kgo.Record
-	size    int64
-	state   heldState
-	facts   facts
-	retries int      // immediate retries so far
-	blocks  int      // times it was blocked
-	message *Message // of the running attempt
-}
-
-type heldState int
-
-const (
-	heldParked  heldState = iota + 1 // its key waits in lanes
-	heldRunning                      // its handler runs again
-	heldLeaving                      // its copy is in the hand-off's hands
-)
 
 func newWindow(in *intake, tp topicPartition) *window {
 	w := &window{topicPartition: tp, intake: in, expected: -1, logEnd: -1, committed: -1, head: -1, stuckAt: -1, held: map[int64]*held{}}
@@ -97,13 +76,13 @@ func newWindow(in *intake, tp topicPartition) *window {
 // admit takes a fetch's records: registered with the tracker, then queued. False
 // where the window is dead. Called by the poll goroutine, while it blocks rebalances.
 func (w *window) admit(topicID [16]byte, rs []*kgo.Record, debug bool) (bytes int64, ok bool) {
+	first := &facts{topicID: topicID, attempt: 1}
 	batches := make([]*batch, 0, 1)
 	for rest := rs; len(rest) > 0; {
-		n := oneEpoch(rest)
-		b := w.newBatch(topicID, rest[:n:n], debug)
+		b := w.newBatch(first, rest, debug)
 		batches = append(batches, b)
 		bytes += b.size
-		rest = rest[n:]
+		rest = rest[len(b.records):]
 	}
 	if !w.register(batches, rs[len(rs)-1].Offset+1) {
 		return 0, false
@@ -130,34 +109,51 @@ func (w *window) register(batches []*batch, next int64) bool {
 	return true
 }
 
-// oneEpoch counts the records at the start of rs that have one leader epoch.
-func oneEpoch(rs []*kgo.Record) int {
-	for i, r := range rs {
-		if r.LeaderEpoch != rs[0].LeaderEpoch {
-			return i
-		}
-	}
-	return len(rs)
-}
-
-func (w *window) newBatch(topicID [16]byte, rs []*kgo.Record, debug bool) *batch {
-	b := &batch{w: w, records: rs, messages: make([]Message, len(rs)), debug: debug}
-	first := &facts{topicID: topicID, attempt: 1}
-	for i, r := range rs {
-		b.messages[i] = Message{Record: r, facts: first}
+// newBatch takes the records at the start of rs that have one leader epoch. They
+// are looked at once: this is the poll loop's share of a record's cost.
+func (w *window) newBatch(first *facts, rs []*kgo.Record, debug bool) *batch {
+	rs = oneEpoch(rs)
+	b := &batch{w: w, records: rs, messages: make([]Message, len(rs)), first: first, done: trackedBatch(rs), debug: debug}
+	for _, r := range rs {
 		b.size += recordSize(r)
 	}
-	b.done = trackedBatch(rs)
 	return b
+}
+
+// oneEpoch returns the records at the start of rs that have one leader epoch. It
+// looks at two in nearly every case: epochs only grow along a log.
+func oneEpoch(rs []*kgo.Record) []*kgo.Record {
+	n := len(rs)
+	if rs[0].LeaderEpoch != rs[n-1].LeaderEpoch {
+		n = slices.IndexFunc(rs, func(r *kgo.Record) bool { return r.LeaderEpoch != rs[0].LeaderEpoch })
+	}
+	return rs[:n:n]
+}
+
+// message is the one of a record's first call. It is filled in by the worker that
+// makes the call: the poll loop would fetch its memory from another core.
+func (b *batch) message(i int) *Message {
+	m := &b.messages[i]
+	m.Record, m.facts = b.records[i], b.first
+	return m
 }
 
 // recordSize is what a record counts: its own bytes, decompressed.
 func recordSize(r *kgo.Record) int64 {
-	n := len(r.Key) + len(r.Value)
+	n := bytesSize(r)
 	for i := range r.Headers {
-		n += len(r.Headers[i].Key) + len(r.Headers[i].Value)
+		n += len(r.Headers[i].Key)
 	}
 	return int64(n)
+}
+
+// bytesSize is recordSize without the headers' keys.
+func bytesSize(r *kgo.Record) int {
+	n := len(r.Key) + len(r.Value)
+	for i := range r.Headers {
+		n += len(r.Headers[i].Value)
+	}
+	return n
 }
 
 func trackedBatch(rs []*kgo.Record) *offsets.Batch {
@@ -176,109 +172,16 @@ func trackedBatch(rs []*kgo.Record) *offsets.Batch {
 // or are parked with a copy. The last such report of a batch frees its memory.
 // The pool's lock is held: only atomics are touched.
 func (b *batch) ended(from, end int) {
-	if !b.done.End(from, end) {
+	if c := b.w.intake.counters; c != nil {
+		c.processed.Add(uint64(b.succeeded.Swap(0)))
+	}
+	if _, drained := b.done.End(from, end); !drained {
 		return
 	}
 	b.w.bytes.Add(-b.size)
 	b.w.count.Add(-int64(len(b.records)))
 	b.records, b.messages = nil, nil
 	b.w.intake.nudge()
-}
-
-// hold opens record i of b: its copy is kept until resolve, and nothing past it
-// is committed meanwhile. False: the window is draining or dead and no attempt
-// may follow this one; only leaving records are still held while it drains.
-func (w *window) hold(h *held, state heldState) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.dead || state == heldParked && w.fenced.Load() {
-		return false
-	}
-	h.state, h.message = state, nil
-	o := h.record.Offset
-	if w.held[o] == nil {
-		w.held[o] = h
-		w.tracker.Hold(h.b.done, h.i)
-		h.b.holding.Add(1)
-		w.bytes.Add(h.size)
-		w.count.Add(1)
-	}
-	return true
-}
-
-// rerun returns the held copy of a record whose handler is called again; nil for a first call.
-func (w *window) rerun(b *batch, i int) *held {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	h := w.held[b.done.Offset(i)]
-	if h == nil {
-		return nil
-	}
-	h.state = heldRunning
-	if h.blocks == 0 { // calls of a blocked record are no attempts
-		h.facts.attempt++
-	}
-	f := h.facts
-	h.message = &Message{Record: h.record, facts: &f}
-	return h
-}
-
-// heldCopy returns the held copy of a record whose handler runs again; nil when it
-// runs for the first time.
-func (w *window) heldCopy(b *batch, i int) *held {
-	if b.holding.Load() == 0 {
-		return nil
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.held[b.done.Offset(i)]
-}
-
-// resolve finishes a held record. False: the window is dead, which makes it stale.
-func (w *window) resolve(h *held) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.dead {
-		if h.state == heldRunning {
-			w.givenUp = append(w.givenUp, offsets.Position{Batch: h.b.done, I: h.i})
-		}
-		return false
-	}
-	w.tracker.Resolve(h.b.done, h.i)
-	delete(w.held, h.record.Offset)
-	h.b.holding.Add(-1)
-	w.bytes.Add(-h.size)
-	w.count.Add(-1)
-	w.intake.nudge()
-	return true
-}
-
-// setFlying tells that a leaving record's copy was given to the client, or was answered.
-func (w *window) setFlying(n int) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.flying += n
-	if w.flying == 0 && w.landed != nil {
-		close(w.landed)
-		w.landed = nil
-	}
-}
-
-// allLanded is closed when no copy of the window is on its way to a broker.
-// Copies that wait for a back-off do not count.
-func (w *window) allLanded() <-chan struct{} {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.landed == nil {
-		w.landed = make(chan struct{})
-		if w.flying == 0 {
-			c := w.landed
-			w.landed = nil
-			close(c)
-			return c
-		}
-	}
-	return w.landed
 }
 
 // fence lets no new attempt start. The channel is closed when no handler of the window runs.
@@ -304,7 +207,7 @@ func (w *window) forget() (unfinished int) {
 		h := w.held[at.Batch.Offset(at.I)]
 		return h != nil && h.state != heldRunning // parked or leaving by now
 	})
-	return w.tracker.UnfinishedExcept(told)
+	return w.tracker.Unfinished(told...)
 }
 
 // running lists the records whose handler runs.
@@ -398,30 +301,4 @@ func (w *window) stuck(now time.Time) (offset int64, since time.Time, ok bool) {
 		w.head, w.headAt = head, now
 	}
 	return head, w.headAt, true
-}
-
-// copyRecord copies r with all its bytes, in one piece: what it returns keeps
-// nothing of the fetched batch alive. Nil stays nil, empty stays empty.
-func copyRecord(r *kgo.Record) *kgo.Record {
-	buf := make([]byte, 0, recordSize(r))
-	dup := func(b []byte) []byte {
-		if b == nil {
-			return nil
-		}
-		n := len(buf)
-		buf = append(buf, b...)
-		return buf[n:len(buf):len(buf)]
-	}
-	c := &kgo.Record{
-		Key: dup(r.Key), Value: dup(r.Value), Timestamp: r.Timestamp, Topic: r.Topic, Partition: r.Partition,
-		Attrs: r.Attrs, ProducerEpoch: r.ProducerEpoch, ProducerID: r.ProducerID,
-		LeaderEpoch: r.LeaderEpoch, Offset: r.Offset, Context: r.Context,
-	}
-	if r.Headers != nil {
-		c.Headers = make([]kgo.RecordHeader, len(r.Headers))
-		for i, h := range r.Headers {
-			c.Headers[i] = kgo.RecordHeader{Key: strings.Clone(h.Key), Value: dup(h.Value)}
-		}
-	}
-	return c
 }

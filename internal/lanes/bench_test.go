@@ -40,7 +40,7 @@ func newSupply(partitions, batches, workers int, run func(b *load, i int) time.D
 	pool := lanes.New(workers, 1, lanes.Work[*load]{
 		Run: run,
 		Ended: func(b *load, from, end int) {
-			if b.done.End(from, end) {
+			if _, drained := b.done.End(from, end); drained {
 				b.back <- b
 			}
 		},

@@ -113,7 +113,7 @@ func (w *world) ended(b *fetch, from, end int) {
 			w.fault("%v: Ended is told %d times, of %d attempts", r, told, r.due.Load())
 		}
 	}
-	if b.done.End(from, end) && b.drained.Add(1) != 1 {
+	if _, drained := b.done.End(from, end); drained && b.drained.Add(1) != 1 {
 		w.fault("%v: drained twice", b.records[from])
 	}
 }

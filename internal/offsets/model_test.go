@@ -55,11 +55,16 @@ func (m *model) add(epoch int32, gaps []int64, dense bool) {
 }
 
 func (m *model) end(t require.TestingT, b *batch, from, end int) {
-	before := b.allEnded()
+	before, fresh := b.allEnded(), 0
 	for _, r := range b.records[from:end] {
-		r.ended = true
+		if !r.ended {
+			r.ended = true
+			fresh++
+		}
 	}
-	require.Equal(t, !before && b.allEnded(), b.End(from, end), "drained")
+	n, drained := b.End(from, end)
+	require.Equal(t, fresh, n, "ended")
+	require.Equal(t, !before && b.allEnded(), drained, "drained")
 }
 
 func (b *batch) allEnded() bool {
@@ -144,7 +149,7 @@ func (m *model) checkExcept(t require.TestingT, unfinished int) {
 	if len(some) > 0 {
 		some = append(some, some[len(some)-1])
 	}
-	require.Equal(t, unfinished, m.tr.UnfinishedExcept(some))
+	require.Equal(t, unfinished, m.tr.Unfinished(some...))
 }
 
 // A Tracker says what a look at all records says.

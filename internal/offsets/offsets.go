@@ -64,18 +64,20 @@ func (b *Batch) Offset(i int) int64 {
 }
 
 // End says that records from..end-1 have ended. It may be repeated and called by
-// anybody, without a lock. True, exactly once: the batch is drained, since these
-// were the last.
-func (b *Batch) End(from, end int) (drained bool) {
+// anybody, without a lock. It returns how many of them had not ended before, and
+// true, exactly once, when the batch is drained: these were the last.
+func (b *Batch) End(from, end int) (n int, drained bool) {
 	for from < end {
-		n := min(end-from, 64-from%64)
-		mask := ^uint64(0) >> (64 - n) << (from % 64)
-		if old := b.ended[from/64].Or(mask); old != ^uint64(0) && old|mask == ^uint64(0) {
+		width := min(end-from, 64-from%64)
+		mask := ^uint64(0) >> (64 - width) << (from % 64)
+		old := b.ended[from/64].Or(mask)
+		n += bits.OnesCount64(mask &^ old)
+		if old != ^uint64(0) && old|mask == ^uint64(0) {
 			drained = b.missing.Add(-1) == 0
 		}
-		from += n
+		from += width
 	}
-	return drained
+	return n, drained
 }
 
 // finished returns the finished bits of a word. The tracker's guard is held.
@@ -160,14 +162,33 @@ func (t *Tracker) Span() int {
 	return t.received - t.word*64
 }
 
-// Unfinished counts the records that are not finished. It looks at all batches.
-func (t *Tracker) Unfinished() (n int) {
+// Unfinished counts the records that are not finished, but none of some, whether or
+// not they end meanwhile. It looks at all batches.
+func (t *Tracker) Unfinished(except ...Position) (n int) {
+	masks := map[*Batch][]uint64{}
+	for _, p := range except {
+		if masks[p.Batch] == nil {
+			masks[p.Batch] = make([]uint64, len(p.Batch.ended))
+		}
+		masks[p.Batch][p.I/64] |= 1 << (p.I % 64)
+	}
 	for _, b := range t.batches {
+		mask := masks[b]
 		for w := range b.ended {
-			n += bits.OnesCount64(^b.finished(w))
+			left := ^b.finished(w)
+			if mask != nil {
+				left &^= mask[w]
+			}
+			n += bits.OnesCount64(left)
 		}
 	}
 	return n
+}
+
+// Position is one record of a batch.
+type Position struct {
+	Batch *Batch
+	I     int
 }
 
 // Highest returns the highest finished offset, of the batches that are not wholly

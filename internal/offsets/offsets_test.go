@@ -77,7 +77,7 @@ func TestHeldRecordIsNotFinished(t *testing.T) {
 	tr.Hold(b, 64)
 	tr.Hold(b, 129)
 	tr.Hold(b, 129)
-	assert.True(t, b.End(0, 130), "nothing needs the batch any more")
+	assert.True(t, drains(b, 0, 130), "nothing needs the batch any more")
 	at(t, &tr, offsets.Mark{Offset: 64, Epoch: 1}, 64)
 	assert.Equal(t, 2, tr.Unfinished())
 	highest(t, &tr, 128)
@@ -161,11 +161,11 @@ func TestDrainedOnce(t *testing.T) {
 		b := offsets.NewDense(0, n, 0)
 		var tr offsets.Tracker
 		tr.Add(b)
-		var drained atomic.Int32
+		var drained, ended atomic.Int32
 		var wg sync.WaitGroup
 		for half := range 4 {
 			wg.Go(func() {
-				endAtRandom(b, n, rand.New(rand.NewPCG(seed, uint64(half%2))), &drained)
+				endAtRandom(b, n, rand.New(rand.NewPCG(seed, uint64(half%2))), &drained, &ended)
 			})
 		}
 		for range 10 {
@@ -173,16 +173,19 @@ func TestDrainedOnce(t *testing.T) {
 		}
 		wg.Wait()
 		require.Equal(t, int32(1), drained.Load(), "%d records", n)
+		require.Equal(t, int32(n), ended.Load(), "each is counted by one")
 		m, _ := tr.Mark()
 		require.Equal(t, int64(n), m.Offset)
 	}
 }
 
 // endAtRandom ends all records, in overlapping ranges.
-func endAtRandom(b *offsets.Batch, n int, rng *rand.Rand, drained *atomic.Int32) {
+func endAtRandom(b *offsets.Batch, n int, rng *rand.Rand, drained, ended *atomic.Int32) {
 	for _, from := range rng.Perm(n) {
 		end := min(n, from+1+rng.IntN(100))
-		if b.End(from, end) {
+		n, last := b.End(from, end)
+		ended.Add(int32(n))
+		if last {
 			drained.Add(1)
 		}
 	}
@@ -192,18 +195,18 @@ func TestEndAgain(t *testing.T) {
 	t.Parallel()
 	b := offsets.NewDense(0, 130, 0)
 	for range 3 {
-		assert.False(t, b.End(0, 64))
-		assert.False(t, b.End(129, 130))
+		assert.False(t, drains(b, 0, 64))
+		assert.False(t, drains(b, 129, 130))
 	}
-	assert.True(t, b.End(0, 130))
-	assert.False(t, b.End(0, 130))
+	assert.True(t, drains(b, 0, 130))
+	assert.False(t, drains(b, 0, 130))
 }
 
 func TestEndOfNothing(t *testing.T) {
 	t.Parallel()
 	b := offsets.NewDense(0, 64, 0)
-	assert.False(t, b.End(5, 5))
-	assert.True(t, b.End(0, 64))
-	assert.False(t, b.End(0, 64))
-	assert.False(t, b.End(64, 64))
+	assert.False(t, drains(b, 5, 5))
+	assert.True(t, drains(b, 0, 64))
+	assert.False(t, drains(b, 0, 64))
+	assert.False(t, drains(b, 64, 64))
 }

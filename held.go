@@ -1,0 +1,159 @@
+package kstage
+
+import (
+	"strings"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/kstage/kstage/internal/offsets"
+)
+
+// held is a record that is open: parked, running again, or leaving. Its copy
+// keeps nothing of the fetched batch alive. Fields are guarded by window.mu,
+// but record and facts, which are immutable while state says running or leaving.
+type held struct {
+	b       *batch
+	i       int
+	record  *kgo.Record
+	size    int64
+	state   heldState
+	facts   facts
+	retries int      // immediate retries so far
+	blocks  int      // times it was blocked
+	message *Message // of the running attempt
+}
+
+type heldState int
+
+const (
+	heldParked  heldState = iota + 1 // its key waits in lanes
+	heldRunning                      // its handler runs again
+	heldLeaving                      // its copy is in the hand-off's hands
+)
+
+// hold opens record i of b: its copy is kept until resolve, and nothing past it
+// is committed meanwhile. False: the window is draining or dead and no attempt
+// may follow this one; only leaving records are still held while it drains.
+func (w *window) hold(h *held, state heldState) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.dead || state == heldParked && w.fenced.Load() {
+		return false
+	}
+	h.state, h.message = state, nil
+	o := h.record.Offset
+	if w.held[o] == nil {
+		w.held[o] = h
+		w.tracker.Hold(h.b.done, h.i)
+		h.b.holding.Add(1)
+		w.bytes.Add(h.size)
+		w.count.Add(1)
+	}
+	return true
+}
+
+// rerun returns the held copy of a record whose handler is called again; nil for a first call.
+func (w *window) rerun(b *batch, i int) *held {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	h := w.held[b.done.Offset(i)]
+	if h == nil {
+		return nil
+	}
+	h.state = heldRunning
+	if h.blocks == 0 { // calls of a blocked record are no attempts
+		h.facts.attempt++
+	}
+	f := h.facts
+	h.message = &Message{Record: h.record, facts: &f}
+	return h
+}
+
+// heldCopy returns the held copy of a record whose handler runs again; nil when it
+// runs for the first time.
+func (w *window) heldCopy(b *batch, i int) *held {
+	if b.holding.Load() == 0 {
+		return nil
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.held[b.done.Offset(i)]
+}
+
+// resolve finishes a held record. False: the window is dead, or it was finished
+// before, by Skip: which makes it stale.
+func (w *window) resolve(h *held) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.dead {
+		if h.state == heldRunning {
+			w.givenUp = append(w.givenUp, offsets.Position{Batch: h.b.done, I: h.i})
+		}
+		return false
+	}
+	if w.held[h.record.Offset] != h {
+		return false
+	}
+	w.tracker.Resolve(h.b.done, h.i)
+	delete(w.held, h.record.Offset)
+	h.b.holding.Add(-1)
+	w.bytes.Add(-h.size)
+	w.count.Add(-1)
+	w.intake.nudge()
+	return true
+}
+
+// setFlying tells that a leaving record's copy was given to the client, or was answered.
+func (w *window) setFlying(n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.flying += n
+	if w.flying == 0 && w.landed != nil {
+		close(w.landed)
+		w.landed = nil
+	}
+}
+
+// allLanded is closed when no copy of the window is on its way to a broker.
+// Copies that wait for a back-off do not count.
+func (w *window) allLanded() <-chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.landed == nil {
+		w.landed = make(chan struct{})
+		if w.flying == 0 {
+			c := w.landed
+			w.landed = nil
+			close(c)
+			return c
+		}
+	}
+	return w.landed
+}
+
+// copyRecord copies r with all its bytes: what it returns keeps nothing of the
+// fetched batch alive. Key and values are in one piece. Nil stays nil, empty
+// stays empty.
+func copyRecord(r *kgo.Record) *kgo.Record {
+	buf := make([]byte, 0, bytesSize(r))
+	dup := func(b []byte) []byte {
+		if b == nil {
+			return nil
+		}
+		n := len(buf)
+		buf = append(buf, b...)
+		return buf[n:len(buf):len(buf)]
+	}
+	c := &kgo.Record{
+		Key: dup(r.Key), Value: dup(r.Value), Timestamp: r.Timestamp, Topic: r.Topic, Partition: r.Partition,
+		Attrs: r.Attrs, ProducerEpoch: r.ProducerEpoch, ProducerID: r.ProducerID,
+		LeaderEpoch: r.LeaderEpoch, Offset: r.Offset, Context: r.Context,
+	}
+	if r.Headers != nil {
+		c.Headers = make([]kgo.RecordHeader, len(r.Headers))
+		for i, h := range r.Headers {
+			c.Headers[i] = kgo.RecordHeader{Key: strings.Clone(h.Key), Value: dup(h.Value)}
+		}
+	}
+	return c
+}
