@@ -104,22 +104,13 @@ func (c *Consumer) run(ctx context.Context) error {
 	}
 	defer c.handOff.close()
 	adm := topicAdmin{c.handOff.client}
-	if err := c.getReady(running, adm); err != nil {
+	if err := c.prepare(running, adm); err != nil {
 		return c.failed.or(endedBy(running, err))
 	}
 	if err := c.main.connect(base); err != nil {
 		return err
 	}
 	return c.failed.or(c.serve(running, adm))
-}
-
-// getReady prepares, until ctx is done. Then it kills the client, which has
-// nothing to produce yet: a request that waits for a connection to be set up is
-// deaf to its own context.
-func (c *Consumer) getReady(ctx context.Context, adm topicAdmin) error {
-	stop := context.AfterFunc(ctx, c.handOff.kill)
-	defer stop()
-	return c.prepare(ctx, adm)
 }
 
 var errFailed = errors.New("kstage: the consumer failed")

@@ -75,10 +75,7 @@ func newHandOff(c *Consumer) *handOff {
 // outboxes' care.
 func (o *handOff) connect(base context.Context, cfg *consumerConfig) (err error) {
 	o.ctx = base
-	life, kill := context.WithCancel(base)
-	o.kill = kill
 	o.client, err = cfg.newClient(RoleHandOff,
-		kgo.WithContext(life),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.ProducerLinger(0),
 		kgo.ProduceRequestTimeout(replicateTimeout),
@@ -221,6 +218,5 @@ func (o *handOff) close() {
 	}
 	o.mu.Unlock()
 	o.client.Close()
-	o.kill()
 	o.busy.Wait()
 }

@@ -106,3 +106,23 @@ func TestOutboxSkipInFlight(t *testing.T) {
 		})
 	}
 }
+
+// That the client has no room says nothing of the target: Health is silent, and
+// the copy goes again soon, however often.
+func TestOutboxFullClientIsNoFailure(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk()
+		defer d.post.Stop()
+		a, _ := d.post.Assign(0, 0, 1)
+		require.True(t, a.Bury(0, nil, "text"))
+		for range 10 {
+			require.Equal(t, 1, d.answer(kgo.ErrMaxBuffered))
+			require.Empty(t, d.post.Health().Reasons)
+			require.Zero(t, a.Flying())
+			<-time.After(250 * time.Millisecond)
+		}
+		require.Equal(t, 1, d.answer(nil))
+		require.Zero(t, a.Held())
+	})
+}

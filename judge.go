@@ -64,10 +64,16 @@ func judge(p *policy, a attempt, err error) verdict {
 	return verdict{kind: dead, reason: exhaustedBy(err)}
 }
 
-// class is the handler's own directive where it gave one, else the classifier's answer.
+// class is the handler's own directive where it returned one, else the
+// classifier's answer. What a handler panicked with was not returned: a panic is
+// a failure, whatever its value.
 func (p *policy) class(err error) Class {
-	if c := directiveOf(err); c != ClassRetry || p.classify == nil {
+	_, panicked := err.(*PanicError) //nolint:errorlint // ours is never wrapped
+	if c := directiveOf(err); c != ClassRetry && !panicked {
 		return c
+	}
+	if p.classify == nil {
+		return ClassRetry
 	}
 	return p.classify(err)
 }

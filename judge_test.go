@@ -67,6 +67,8 @@ func TestJudge(t *testing.T) {
 
 		{"a panic is retried", kstage.JudgeCase{Err: panicked, Immediate: 1}, kstage.VerdictRetry, ""},
 		{"a panic, exhausted", kstage.JudgeCase{Err: panicked, Immediate: 1, Retries: 1}, kstage.VerdictDead, kstage.ReasonPanic},
+		{"a panic with a directive", kstage.JudgeCase{Err: kstage.NewPanicError(kstage.Skip(errPure)), Immediate: 1}, kstage.VerdictRetry, ""},
+		{"a panic with a directive, exhausted", kstage.JudgeCase{Err: kstage.NewPanicError(kstage.Permanent(errPure))}, kstage.VerdictDead, kstage.ReasonPanic},
 		{"a wrapped panic, exhausted", kstage.JudgeCase{Err: fmt.Errorf("a: %w", panicked)}, kstage.VerdictDead, kstage.ReasonPanic},
 		{"a Goexit, exhausted", kstage.JudgeCase{Err: kstage.NewPanicError(nil)}, kstage.VerdictDead, kstage.ReasonPanic},
 		{"a timeout is retried", kstage.JudgeCase{Err: timeout, Immediate: 1}, kstage.VerdictRetry, ""},

@@ -188,3 +188,34 @@ func TestVirtualPauseReasonsAreASet(t *testing.T) {
 		require.Equal(t, []string{"backpressure"}, paused(), "it has filled again")
 	})
 }
+
+// Backpressure dies with the assignment: a partition that went while it was full,
+// and comes back, is fetched.
+func TestVirtualBackpressureDiesWithTheAssignment(t *testing.T) {
+	t.Parallel()
+	virtual(t, func(w *world) {
+		topic, opts := w.ladder(2)
+		for p := range int32(2) {
+			w.batches(topic, p, 6, 10, "v")
+		}
+		opts = append(opts, kstage.WithWindow(kstage.Window{Records: 20}), smallFetches(), kstage.WithRevokeDrain(time.Second))
+		release := make(chan struct{})
+		held := func(ctx context.Context, _ *kstage.Message) error {
+			select {
+			case <-release:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		m := w.start(held, opts...)
+		w.eventually(func() bool { return m.Pressed() == 2 })
+		other := w.start(held, opts...)
+		w.eventually(func() bool { return other.Pressed() == 1 && m.Pressed() == 1 })
+		other.cancel()
+		w.eventually(func() bool { return m.Pressed() == 2 })
+		close(release)
+		w.eventually(func() bool { return w.groupOffset(topic, 0) == 60 && w.groupOffset(topic, 1) == 60 })
+		require.Zero(t, m.Pressed())
+	})
+}

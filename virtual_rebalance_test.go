@@ -163,6 +163,7 @@ func TestRevokeCancelsBeforeItCommits(t *testing.T) {
 		second := c.join("second", nothing)
 		w.eventually(func() bool { return len(first.told(kstage.PartitionsRevoked)) == 1 })
 		on.Store(false)
+		require.NotNil(t, stuck.cause.Load())
 		require.ErrorIs(t, *stuck.cause.Load(), kstage.ErrRevoked)
 		require.GreaterOrEqual(t, first.told(kstage.PartitionsRevoked)[0].at.Sub(*stuck.at.Load()), 3*time.Second)
 		require.NoError(t, first.stop())

@@ -139,6 +139,33 @@ func TestShutdownShortensTheDrainOfARebalance(t *testing.T) {
 	})
 }
 
+// That holds where handlers heed no context: the callback must not wait for them
+// when Run has to end.
+func TestShutdownEndsTheDrainOfARebalance(t *testing.T) {
+	t.Parallel()
+	virtual(t, func(w *world) {
+		c := newCrew(w, 2)
+		w.fill(c.topic, 0, 1, 1)
+		w.fill(c.topic, 1, 1, 1)
+		release := make(chan struct{})
+		first := c.join("first", func(context.Context, *kstage.Message) error { <-release; return nil },
+			kstage.WithRevokeDrain(20*time.Second), kstage.WithShutdownTimeout(time.Second, 5*time.Second))
+		w.eventually(func() bool { return len(c.calls("")) == 2 })
+		second := c.join("second", nothing)
+		after(4 * time.Second) // the revoke callback waits
+		began := time.Now()
+		var drain *kstage.DrainError
+		require.ErrorAs(t, first.stop(), &drain)
+		require.Len(t, drain.Abandoned, 2)
+		require.LessOrEqual(t, time.Since(began), 6*time.Second)
+		w.eventually(func() bool { return len(second.owns()) == 2 && c.done() == 2 })
+		require.Less(t, time.Since(began), 12*time.Second)
+		close(release)
+		require.NoError(t, second.stop())
+		first.assertIdentity()
+	})
+}
+
 // Zombies, whose partition has gone while they run, are waited for and named.
 func TestShutdownNamesHandlersOfPartitionsThatWent(t *testing.T) {
 	t.Parallel()

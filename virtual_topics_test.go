@@ -112,12 +112,13 @@ func TestTheContextEndsAStartThatWaits(t *testing.T) {
 // subscriptions are the ways to subscribe: each has its own way to miss a new topic.
 var subscriptions = map[string]struct { //nolint:gochecknoglobals // a constant in all but type
 	opts    []kstage.ConsumerOption
-	notices bool // the client gives a deleted topic back by itself
-	silent  bool // and nobody misses it
+	notices bool          // the client gives a deleted topic back by itself
+	silent  bool          // and nobody misses it
+	within  time.Duration // a topic that is another one at once is found
 }{
-	"by name":    {opts: []kstage.ConsumerOption{kstage.WithTopics("orders")}},
-	"by pattern": {opts: []kstage.ConsumerOption{kstage.WithTopicPattern("^orders$")}, notices: true, silent: true},
-	"KIP-848":    {opts: []kstage.ConsumerOption{kstage.WithTopics("orders"), kstage.WithNextGenGroup()}, notices: true},
+	"by name":    {opts: []kstage.ConsumerOption{kstage.WithTopics("orders")}, within: 15 * time.Second},
+	"by pattern": {opts: []kstage.ConsumerOption{kstage.WithTopicPattern("^orders$")}, notices: true, silent: true, within: 15 * time.Second},
+	"KIP-848":    {opts: []kstage.ConsumerOption{kstage.WithTopics("orders"), kstage.WithNextGenGroup()}, notices: true, within: time.Minute},
 }
 
 func TestARecreatedTopicIsReadFromItsStart(t *testing.T) {
@@ -125,7 +126,7 @@ func TestARecreatedTopicIsReadFromItsStart(t *testing.T) {
 	for name, s := range subscriptions {
 		t.Run(name+" at once", func(t *testing.T) {
 			t.Parallel()
-			virtual(t, func(w *world) { recreate(w, s.opts, kstage.ErrLost, func(*member) {}) })
+			virtual(t, func(w *world) { recreate(w, s.opts, kstage.ErrLost, s.within, func(*member) {}) })
 		})
 		t.Run(name+" after two minutes", func(t *testing.T) {
 			t.Parallel()
@@ -134,7 +135,7 @@ func TestARecreatedTopicIsReadFromItsStart(t *testing.T) {
 				cause = kstage.ErrRevoked
 			}
 			virtual(t, func(w *world) {
-				recreate(w, s.opts, cause, func(m *member) {
+				recreate(w, s.opts, cause, time.Minute, func(m *member) {
 					after(2 * time.Minute)
 					require.Equal(w.t, !s.silent, m.is(kstage.HealthTopicMissing))
 					require.Equal(w.t, !s.silent, w.logs.FilterMessage("topic does not exist any more").Len() == 1, "told once")
@@ -144,8 +145,9 @@ func TestARecreatedTopicIsReadFromItsStart(t *testing.T) {
 	}
 }
 
-// recreate deletes and creates a topic while two of its handlers run, which end for cause.
-func recreate(w *world, opts []kstage.ConsumerOption, cause error, meanwhile func(*member)) {
+// recreate deletes and creates a topic while two of its handlers run, which end for
+// cause; the new records are to be handled within a time.
+func recreate(w *world, opts []kstage.ConsumerOption, cause error, within time.Duration, meanwhile func(*member)) {
 	t := w.t
 	w.topic("orders", 2)
 	w.topic("g-dlq", 2)
@@ -181,6 +183,9 @@ func recreate(w *world, opts []kstage.ConsumerOption, cause error, meanwhile fun
 	w.cl.PurgeTopicsFromClient("orders")
 	w.fill("orders", 0, 5, 5)
 	w.fill("orders", 1, 5, 5)
+	created := time.Now()
+	w.eventually(func() bool { return handled() == 30 })
+	require.LessOrEqual(t, time.Since(created), within)
 	after(65 * time.Second)
 
 	require.Equal(t, 30, handled(), "exactly the new records, under ids of their own")

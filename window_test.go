@@ -3,8 +3,10 @@ package kstage_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 	"unsafe"
@@ -147,5 +149,62 @@ func scramble(r *kgo.Record) {
 func flip(b []byte) {
 	for i := range b {
 		b[i] ^= 0xff
+	}
+}
+
+// What the client has buffered when all partitions are paused is kept: not
+// polling loses nothing, a poll would throw it away and decode it once more.
+func TestWindowsAllFullKeepWhatIsBuffered(t *testing.T) {
+	t.Parallel()
+	decodeSmallWindows(newFakeWorld(t, nil), 1, 1)
+}
+
+// decodeSmallWindows consumes 5,000 records of each partition with windows of 1,000
+// and fetches of 100, each of which may be decoded so many times.
+func decodeSmallWindows(w *world, parts int32, most int64) {
+	const each = 5_000
+	topic, opts := w.ladder(parts)
+	for p := range parts {
+		w.batches(topic, p, each/100, 100, "0123456789")
+	}
+	decoded := &decodes{}
+	m := w.start(func(context.Context, *kstage.Message) error { after(100 * time.Microsecond); return nil },
+		append(opts, kstage.WithWindow(kstage.Window{Records: 1_000}), kstage.WithWorkers(8),
+			kstage.WithFetch(kstage.Fetch{MaxPartitionBytes: 4_000}), kstage.WithClientOptions(decoded.on(w)))...)
+	w.eventually(func() bool { return m.counts.Snapshot().Processed == uint64(parts)*each })
+	require.NoError(w.t, m.stop())
+	require.LessOrEqual(w.t, decoded.records.Load(), most*each)
+}
+
+// decodes counts the records the main client has decoded.
+type decodes struct{ records atomic.Int64 }
+
+func (d *decodes) OnFetchBatchRead(_ kgo.BrokerMetadata, _ string, _ int32, b kgo.FetchBatchMetrics) {
+	d.records.Add(int64(b.NumRecords))
+}
+
+func (d *decodes) on(w *world) func(kstage.ClientRole) []kgo.Opt {
+	return func(role kstage.ClientRole) []kgo.Opt {
+		if role != kstage.RoleMain {
+			return w.reach
+		}
+		return append([]kgo.Opt{kgo.WithHooks(d)}, w.reach...)
+	}
+}
+
+// smallFetches makes a fetch bring one batch of each partition.
+func smallFetches() kstage.ConsumerOption {
+	return kstage.WithFetch(kstage.Fetch{MaxPartitionBytes: 1, MaxWait: 50 * time.Millisecond})
+}
+
+// batches produces n batches of a partition, each of size records and by itself.
+func (w *world) batches(topic string, partition int32, n, size int, value string) {
+	w.t.Helper()
+	for i := range n {
+		rs := make([]*kgo.Record, size)
+		for j := range rs {
+			rs[j] = record(topic, partition, fmt.Sprintf("k%d", i*size+j), value)
+		}
+		w.produce(rs...)
 	}
 }
