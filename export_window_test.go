@@ -123,8 +123,9 @@ func DrainWhilePausing(c *Consumer, cl *kgo.Client) bool {
 		w.mu.Lock() // pauseFull wants the span
 	}
 	var done sync.WaitGroup
-	done.Go(in.pauseFull)
-	for in.mu.TryLock() {
+	var over atomic.Bool
+	done.Go(func() { in.pauseFull(); over.Store(true) })
+	for !over.Load() && in.mu.TryLock() { // until it has the lock
 		in.mu.Unlock()
 		runtime.Gosched()
 	}

@@ -13,6 +13,7 @@ import (
 
 // A Consumer runs once, also where its first Run has ended.
 func TestRunRunsOnce(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	_, opts := w.ladder(1)
 	m := w.start(func(context.Context, *kstage.Message) error { return nil }, opts...)
@@ -26,6 +27,7 @@ func TestRunRunsOnce(t *testing.T) {
 
 // A context that has ended before Run began: nothing is read, nothing left behind.
 func TestRunWithEndedContext(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	topic, opts := w.ladder(1)
 	w.fill(topic, 0, 3, 1)
@@ -49,6 +51,7 @@ func TestRunWithEndedContext(t *testing.T) {
 // A handover between members, in real time: what one finished no other handles,
 // and the partition comes without waiting for the first one's session to run out.
 func TestHandover(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	topic, opts := w.ladder(2)
 	for p := range int32(2) {

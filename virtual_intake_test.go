@@ -262,7 +262,8 @@ func TestVirtualTruncation(t *testing.T) {
 		}, append(opts, kstage.WithWorkers(5))...)
 		w.eventually(func() bool { return w.groupOffset(topic, 0) == 10 })
 		require.NoError(t, w.fake.MoveTopicPartition(topic, 0, (w.fake.LeaderFor(topic, 0)+1)%2))
-		w.eventually(func() bool { return j.times(0)[0] == 2 && w.groupOffset(topic, 0) == 20 })
+		w.eventually(func() bool { return j.times(0)[0] == 2 && m.Stats().Partitions[0].Committed == 20 })
+		require.EqualValues(t, 20, w.groupOffset(topic, 0))
 		close(release)
 		for o, n := range j.times(0) {
 			if o < 15 {

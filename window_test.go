@@ -152,13 +152,6 @@ func flip(b []byte) {
 	}
 }
 
-// What the client has buffered when all partitions are paused is kept: not
-// polling loses nothing, a poll would throw it away and decode it once more.
-func TestWindowsAllFullKeepWhatIsBuffered(t *testing.T) {
-	t.Parallel()
-	decodeSmallWindows(newFakeWorld(t, nil), 1, 1)
-}
-
 // decodeSmallWindows consumes 5,000 records of each partition with windows of 1,000
 // and fetches of 100, each of which may be decoded so many times.
 func decodeSmallWindows(w *world, parts int32, most int64) {
