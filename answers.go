@@ -61,6 +61,7 @@ func (o *handOff) failed(box *outbox, c *copying, partition int32, err error) {
 	case !isTooLarge(err):
 		box.down = true
 		box.takeBack(c)
+		o.useless = o.useless || errors.Is(err, kerr.ClusterAuthorizationFailed)
 		o.report(box, err)
 	case !box.wasAlone(partition):
 		c.suspect = true
@@ -127,8 +128,21 @@ func (o *handOff) landed(box *outbox) {
 func (o *handOff) woken(box *outbox) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	box.wake()
-	o.goOn(box)
+	if o.closed {
+		return
+	}
+	if !o.useless {
+		box.wake()
+		o.goOn(box)
+		return
+	}
+	o.busy.Go(func() { // making a client calls a user's function
+		o.renew()
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		box.wake()
+		o.goOn(box)
+	})
 }
 
 // goOn starts what may start now; on goroutines of its own, since a promise must

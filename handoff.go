@@ -30,9 +30,8 @@ var handOffBackoff = Backoff{Min: 250 * time.Millisecond, Max: 30 * time.Second}
 // waits for nothing; the broker's acknowledgement finishes a record, whenever
 // it comes.
 type handOff struct {
-	client    *kgo.Client // set by connect; the look at the topics rides on it, too
-	produce   func(context.Context, *kgo.Record, func(*kgo.Record, error))
-	kill      func() // ends the client's requests
+	client    *kgo.Client // set by connect; the look at the topics rides on it
+	connectTo func() (*kgo.Client, error)
 	group     string
 	target    string // empty: no dead-letter topic
 	stack     bool
@@ -48,6 +47,9 @@ type handOff struct {
 	outboxes map[topicPartition]*outbox
 	counts   map[string]int32 // partitions of the targets, as last seen
 	closed   bool
+	producer *kgo.Client // client, until it was renewed
+	produce  func(context.Context, *kgo.Record, func(*kgo.Record, error))
+	useless  bool // producer cannot write any more, whatever is granted: see renew
 
 	busy sync.WaitGroup // copies given to the client and not answered, and goroutines that give it more
 }
@@ -75,21 +77,44 @@ func newHandOff(c *Consumer) *handOff {
 // outboxes' care.
 func (o *handOff) connect(base context.Context, cfg *consumerConfig) (err error) {
 	o.ctx = base
-	o.client, err = cfg.newClient(RoleHandOff,
-		kgo.RequiredAcks(kgo.AllISRAcks()),
-		kgo.ProducerLinger(0),
-		kgo.ProduceRequestTimeout(replicateTimeout),
-		kgo.RecordDeliveryTimeout(handOffTimeout),
-		kgo.AllowIdempotentProduceCancellation(), // or a withheld answer would never time out
-		kgo.RecordPartitioner(o.partitioner()),
-		kgo.ProducerBatchMaxBytes(mostBatchBytes),
-		kgo.ProducerOnDataLossDetected(o.dataLoss),
-	)
-	if err != nil {
+	o.connectTo = func() (*kgo.Client, error) {
+		return cfg.newClient(RoleHandOff,
+			kgo.RequiredAcks(kgo.AllISRAcks()),
+			kgo.ProducerLinger(0),
+			kgo.ProduceRequestTimeout(replicateTimeout),
+			kgo.RecordDeliveryTimeout(handOffTimeout),
+			kgo.AllowIdempotentProduceCancellation(), // or a withheld answer would never time out
+			kgo.RecordPartitioner(o.partitioner()),
+			kgo.ProducerBatchMaxBytes(mostBatchBytes),
+			kgo.ProducerOnDataLossDetected(o.dataLoss),
+		)
+	}
+	if o.client, err = o.connectTo(); err != nil {
 		return err
 	}
-	o.produce = o.client.TryProduce // which never blocks
+	o.producer, o.produce = o.client, o.client.TryProduce // which never blocks
 	return nil
+}
+
+// renew replaces a producer that cannot write any more: one that was refused an
+// id keeps the refusal for its life. Nothing is on its way by it then.
+func (o *handOff) renew() {
+	cl, err := o.connectTo()
+	if err != nil { // a function of the options fails now and did not before
+		o.log.log.Error("cannot make a new client for copies", zap.Error(err))
+		return
+	}
+	o.mu.Lock()
+	old := o.producer
+	if o.closed || !o.useless { // by another outbox
+		old = cl
+	} else {
+		o.producer, o.produce, o.useless = cl, cl.TryProduce, false
+	}
+	o.mu.Unlock()
+	if old != o.client {
+		old.Close()
+	}
 }
 
 // partitioner sends a copy to its source's partition modulo the target's count:
@@ -150,13 +175,14 @@ func (o *handOff) depart(box *outbox) {
 		o.busy.Add(len(flight))
 		o.tidy(box)
 	}
+	produce := o.produce
 	o.mu.Unlock()
 	records := make([]*kgo.Record, len(flight))
 	for i, c := range flight {
 		records[i] = o.record(box.target, c)
 	}
 	for i, c := range flight {
-		o.produce(o.ctx, records[i], func(r *kgo.Record, err error) {
+		produce(o.ctx, records[i], func(r *kgo.Record, err error) {
 			defer o.busy.Done()
 			o.answered(box, c, r.Partition, err)
 		})
@@ -209,6 +235,14 @@ func (o *handOff) headers(target string, c *copying) []kgo.RecordHeader {
 	return f.headers(c.record.Headers)
 }
 
+// purge makes the client forget a target that was created again.
+func (o *handOff) purge(topic string) {
+	o.mu.Lock()
+	producer := o.producer
+	o.mu.Unlock()
+	producer.PurgeTopicsFromProducing(topic)
+}
+
 // close ends the client; what it has not been answered fails, and stays unfinished.
 func (o *handOff) close() {
 	o.mu.Lock()
@@ -216,7 +250,11 @@ func (o *handOff) close() {
 	for _, box := range o.outboxes {
 		box.stop()
 	}
+	producer := o.producer
 	o.mu.Unlock()
 	o.client.Close()
+	if producer != o.client {
+		producer.Close()
+	}
 	o.busy.Wait()
 }

@@ -276,6 +276,28 @@ func TestAMissingWriteOnTheDeadLetterTopicIsExplained(t *testing.T) {
 	})
 }
 
+// A client that was refused a producer's id keeps the refusal for its life.
+func TestAMissingWriteThatIsGrantedLaterLetsTheCopiesGo(t *testing.T) {
+	t.Parallel()
+	describe := allow(kmsg.ACLResourceTypeTopic, "g-dlq", kmsg.ACLOperationDescribe)
+	secured(t, []kfake.ACL{least()[0], least()[2], describe}, func(w *world, n *wires) {
+		t := w.t
+		_, opts := w.ladder(2)
+		w.fill("orders", 0, 3, 3)
+		w.fill("orders", 1, 3, 3)
+		m := w.start(func(context.Context, *kstage.Message) error { return kstage.Permanent(errors.New("never")) }, append(opts, over(n), svc("secret"))...)
+		after(2 * time.Minute)
+		require.EqualValues(t, -1, w.committed("orders", 0))
+		w.grant(topicACL("g-dlq", kadm.OpWrite))
+		after(time.Minute)
+		require.EqualValues(t, 3, w.committed("orders", 0))
+		require.EqualValues(t, 3, w.committed("orders", 1))
+		require.Len(t, w.deadLetters(), 6)
+		require.Empty(t, m.Health().Reasons)
+		require.NoError(t, m.stop())
+	})
+}
+
 func TestALostWriteOnTheDeadLetterTopicIsTriedUntilItIsGranted(t *testing.T) {
 	t.Parallel()
 	secured(t, least(), func(w *world, n *wires) {

@@ -95,7 +95,7 @@ func (t *topicWatcher) recreated(ctx context.Context, name string) {
 	t.in.log.Warn("topic was deleted and created again: starting over with it", zap.String("topic", name))
 	t.in.board.raiseFor(noticeFor, HealthReason{Kind: HealthTopicRecreated, Topic: name, Partition: -1})
 	if name == t.in.cfg.dlqName() {
-		t.in.handOff.client.PurgeTopicsFromProducing(name)
+		t.in.handOff.purge(name)
 		return
 	}
 	var gone []*window
