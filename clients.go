@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -55,6 +56,9 @@ func (c *commonConfig) newClient(role ClientRole, ours ...kgo.Opt) (cl *kgo.Clie
 	return cl, nil
 }
 
+// greeting is what a connection begins with.
+var greeting = []kmsg.Key{kmsg.ApiVersions, kmsg.SASLHandshake, kmsg.SASLAuthenticate} //nolint:gochecknoglobals // a constant in all but type
+
 // silence is how long no broker may have answered until a refused connection
 // means that none can be reached: one of several may be away.
 const silence = 5 * time.Second
@@ -77,11 +81,7 @@ func newConnections(board *healthBoard, log *zap.Logger) *connections {
 // OnBrokerRead implements kgo.HookBrokerRead. The answers that a connection begins
 // with do not count: it may be refused after them.
 func (c *connections) OnBrokerRead(_ kgo.BrokerMetadata, key int16, _ int, _, _ time.Duration, err error) {
-	switch kmsg.Key(key) {
-	case kmsg.ApiVersions, kmsg.SASLHandshake, kmsg.SASLAuthenticate:
-		return
-	}
-	if err != nil {
+	if err != nil || slices.Contains(greeting, kmsg.Key(key)) {
 		return
 	}
 	c.heard.Store(time.Now().UnixNano())

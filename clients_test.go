@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -82,16 +83,23 @@ func TestTheUsersClientOptionsComeBeforeOurs(t *testing.T) {
 		value any
 	}{
 		kstage.RoleMain: {
-			{"MetadataMaxAge", kgo.MetadataMaxAge, 7 * time.Second}, {"ClientID", kgo.ClientID, "mine"}, {"Rack", kgo.Rack, "r1"},
-			{"SeedBrokers", kgo.SeedBrokers, w.brokers}, {"ConsumerGroup", kgo.ConsumerGroup, w.name("g")},
+			{"MetadataMaxAge", kgo.MetadataMaxAge, 7 * time.Second},
+			{"ClientID", kgo.ClientID, "mine"},
+			{"Rack", kgo.Rack, "r1"},
+			{"SeedBrokers", kgo.SeedBrokers, w.brokers},
+			{"ConsumerGroup", kgo.ConsumerGroup, w.name("g")},
 			{"FetchMaxWait", kgo.FetchMaxWait, 500 * time.Millisecond},
-			{"RebalanceTimeout", kgo.RebalanceTimeout, time.Minute}, {"DisableAutoCommit", kgo.DisableAutoCommit, true},
-			{"BlockRebalanceOnPoll", kgo.BlockRebalanceOnPoll, true}, {"FetchIsolationLevel", kgo.FetchIsolationLevel, int8(1)},
+			{"RebalanceTimeout", kgo.RebalanceTimeout, time.Minute},
+			{"DisableAutoCommit", kgo.DisableAutoCommit, true},
+			{"BlockRebalanceOnPoll", kgo.BlockRebalanceOnPoll, true},
+			{"FetchIsolationLevel", kgo.FetchIsolationLevel, int8(1)},
 			{"ConsumeResetOffset", kgo.ConsumeResetOffset, kgo.NewOffset().AtStart()},
 		},
 		kstage.RoleHandOff: {
-			{"RequiredAcks", kgo.RequiredAcks, kgo.AllISRAcks()}, {"ProducerLinger", kgo.ProducerLinger, time.Duration(0)},
-			{"RecordDeliveryTimeout", kgo.RecordDeliveryTimeout, 30 * time.Second}, {"SeedBrokers", kgo.SeedBrokers, w.brokers},
+			{"RequiredAcks", kgo.RequiredAcks, kgo.AllISRAcks()},
+			{"ProducerLinger", kgo.ProducerLinger, time.Duration(0)},
+			{"RecordDeliveryTimeout", kgo.RecordDeliveryTimeout, 30 * time.Second},
+			{"SeedBrokers", kgo.SeedBrokers, w.brokers},
 		},
 	}
 	for role, options := range want {
@@ -131,7 +139,8 @@ func TestAPanicWhileAClientIsMadeIsAnError(t *testing.T) {
 	}
 	for name, f := range options {
 		t.Run(name, func(t *testing.T) {
-			m := w.start(handleNothing, append(opts, kstage.WithClientOptions(f))...)
+			t.Parallel()
+			m := w.start(handleNothing, append(slices.Clone(opts), kstage.WithClientOptions(f))...)
 			require.ErrorContains(t, m.wait(), "see WithClientOptions")
 			require.False(t, m.Health().Live)
 		})

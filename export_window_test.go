@@ -56,7 +56,7 @@ func (c *Consumer) Pressed() int {
 // pausing is an intake of some windows whose batches a test admits and drains by itself.
 func pausing(c *Consumer, cl *kgo.Client, partitions int32) (in *intake, ws []*window) {
 	in = c.main
-	in.client, in.base = cl, context.Background()
+	in.client, in.base = cl, context.Background() //nolint:forbidigo // it ends with the test's process
 	for p := range partitions {
 		w := newWindow(in, topicPartition{"orders", p})
 		in.windows[w.topicPartition] = w

@@ -13,7 +13,7 @@ import (
 	"github.com/kstage/kstage"
 )
 
-var ladderTopology = kstage.Topology{Group: "g", Topics: []string{"orders"}, DLQ: "g-dlq"} //nolint:gochecknoglobals // a constant in all but type
+var ladderTopology = kstage.Topology{Group: "g", Topics: []string{"orders"}, DLQ: "g-dlq"}
 
 // fitTopic is a topic that nothing is wrong with; more are config keys and values.
 func fitTopic(more ...string) kstage.SeenTopic {
@@ -56,41 +56,48 @@ func TestEveryProblemOfTheTopicsIsFound(t *testing.T) {
 		"fit": {},
 		"a missing topic": {
 			func(s *kstage.Seen) { gone(s, "orders") },
-			[]string{"orders: it does not exist; create it, or use WithTopicProvisioning(CreateTopics)"}, true,
+			[]string{"orders: it does not exist; create it, or use WithTopicProvisioning(CreateTopics)"},
+			true,
 		},
 		"missing and may not be created": {
 			func(s *kstage.Seen) {
 				gone(s, "g-dlq")
 				s.Refused = map[string]error{"g-dlq": kerr.TopicAuthorizationFailed}
 			},
-			[]string{`g-dlq: it does not exist and may not be created: ` + kerr.TopicAuthorizationFailed.Error() + `; create it, or grant CREATE on topic "g-dlq"`}, true,
+			[]string{`g-dlq: it does not exist and may not be created: ` + kerr.TopicAuthorizationFailed.Error() + `; create it, or grant CREATE on topic "g-dlq"`},
+			true,
 		},
 		"missing and cannot be created": {
 			func(s *kstage.Seen) {
 				gone(s, "g-dlq")
 				s.Refused = map[string]error{"g-dlq": kerr.PolicyViolation}
 			},
-			[]string{`g-dlq: it does not exist and cannot be created: ` + kerr.PolicyViolation.Error() + `; create it`}, true,
+			[]string{`g-dlq: it does not exist and cannot be created: ` + kerr.PolicyViolation.Error() + `; create it`},
+			true,
 		},
 		"forbidden": {
 			func(s *kstage.Seen) { gone(s, "orders"); s.Missing, s.Forbidden = nil, []string{"orders"} },
-			[]string{`warning: orders: it may not be seen, or does not exist; create it if need be, and grant DESCRIBE on topic "orders"`}, false,
+			[]string{`warning: orders: it may not be seen, or does not exist; create it if need be, and grant DESCRIBE on topic "orders"`},
+			false,
 		},
 		"compacted DLQ": {dlq("cleanup.policy", "compact"), []string{"g-dlq: cleanup.policy is compact: compaction would delete dead letters; set cleanup.policy to delete"}, false},
 		"compacted and deleted DLQ": {
 			dlq("cleanup.policy", "compact,delete"),
-			[]string{"g-dlq: cleanup.policy is compact,delete: compaction would delete dead letters; set cleanup.policy to delete"}, false,
+			[]string{"g-dlq: cleanup.policy is compact,delete: compaction would delete dead letters; set cleanup.policy to delete"},
+			false,
 		},
 		"compacted main topic": {func(s *kstage.Seen) { s.Topics["orders"] = fitTopic("cleanup.policy", "compact") }, nil, false},
 		"DLQ retention a minute short": {
 			dlq("retention.ms", "1209540000"),
-			[]string{"warning: g-dlq: retention.ms 1209540000: dead letters are deleted after 335h59m0s; set retention.ms to 1209600000 or more"}, false,
+			[]string{"warning: g-dlq: retention.ms 1209540000: dead letters are deleted after 335h59m0s; set retention.ms to 1209600000 or more"},
+			false,
 		},
 		"DLQ retention unlimited": {dlq("retention.ms", "-1"), nil, false},
 		"DLQ retention huge":      {dlq("retention.ms", strconv.Itoa(math.MaxInt64)), nil, false},
 		"DLQ takes a byte too little": {
 			dlq("max.message.bytes", "1016383"),
-			[]string{"warning: g-dlq: max.message.bytes 1016383: a large record's dead letter does not fit; set max.message.bytes to 1016384 or more"}, false,
+			[]string{"warning: g-dlq: max.message.bytes 1016383: a large record's dead letter does not fit; set max.message.bytes to 1016384 or more"},
+			false,
 		},
 		"the largest main topic counts": {
 			func(s *kstage.Seen) { s.Topics["small"] = fitTopic("max.message.bytes", "1000") }, nil, false,
@@ -109,22 +116,26 @@ func TestEveryProblemOfTheTopicsIsFound(t *testing.T) {
 		},
 		"settings of one may not be seen": {
 			func(s *kstage.Seen) { s.Topics["orders"] = kstage.SeenTopic{Partitions: 3, Replicas: 3} },
-			[]string{"warning: orders: the settings may not be seen, and were not verified; grant DESCRIBE_CONFIGS"}, false,
+			[]string{"warning: orders: the settings may not be seen, and were not verified; grant DESCRIBE_CONFIGS"},
+			false,
 		},
 		"settings of all may not be seen: one warning": {
 			func(s *kstage.Seen) {
 				s.Topics["orders"] = kstage.SeenTopic{Partitions: 3, Replicas: 3}
 				s.Topics["g-dlq"] = s.Topics["orders"]
 			},
-			[]string{"warning: g-dlq, orders: the settings may not be seen, and were not verified; grant DESCRIBE_CONFIGS"}, false,
+			[]string{"warning: g-dlq, orders: the settings may not be seen, and were not verified; grant DESCRIBE_CONFIGS"},
+			false,
 		},
 		"too few replicas": {
 			func(s *kstage.Seen) { f := fitTopic(); f.Replicas = 2; s.Topics["orders"] = f },
-			[]string{"warning: orders: replication factor 2: records can be lost with a broker; use 3"}, false,
+			[]string{"warning: orders: replication factor 2: records can be lost with a broker; use 3"},
+			false,
 		},
 		"too few in sync": {
 			func(s *kstage.Seen) { s.Topics["orders"] = fitTopic("min.insync.replicas", "1") },
-			[]string{"warning: orders: min.insync.replicas 1: an acknowledged record may be on one broker only; use 2"}, false,
+			[]string{"warning: orders: min.insync.replicas 1: an acknowledged record may be on one broker only; use 2"},
+			false,
 		},
 		"two brokers cannot do better": {
 			func(s *kstage.Seen) {
@@ -139,7 +150,8 @@ func TestEveryProblemOfTheTopicsIsFound(t *testing.T) {
 			[]string{
 				"orders: it does not exist; create it, or use WithTopicProvisioning(CreateTopics)",
 				"g-dlq: cleanup.policy is compact: compaction would delete dead letters; set cleanup.policy to delete",
-			}, false,
+			},
+			false,
 		},
 		"errors come before warnings": {
 			func(s *kstage.Seen) {
@@ -149,7 +161,8 @@ func TestEveryProblemOfTheTopicsIsFound(t *testing.T) {
 			[]string{
 				"g-dlq: cleanup.policy is compact: compaction would delete dead letters; set cleanup.policy to delete",
 				`warning: secret: it may not be seen, or does not exist; create it if need be, and grant DESCRIBE on topic "secret"`,
-			}, false,
+			},
+			false,
 		},
 	}
 	for name, c := range cases {

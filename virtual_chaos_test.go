@@ -58,8 +58,6 @@ func TestChaos(t *testing.T) {
 	}
 }
 
-func (c *chaos) chance(percent int) bool { return c.rng.IntN(100) < percent }
-
 // act does one thing to the group.
 func (c *chaos) act() {
 	switch n := c.rng.IntN(100); {

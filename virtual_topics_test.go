@@ -110,7 +110,7 @@ func TestTheContextEndsAStartThatWaits(t *testing.T) {
 }
 
 // subscriptions are the ways to subscribe: each has its own way to miss a new topic.
-var subscriptions = map[string]struct { //nolint:gochecknoglobals // a constant in all but type
+var subscriptions = map[string]struct {
 	opts    []kstage.ConsumerOption
 	notices bool          // the client gives a deleted topic back by itself
 	silent  bool          // and nobody misses it

@@ -12,7 +12,7 @@ import (
 func deaths() map[string]func() time.Duration {
 	return map[string]func() time.Duration{
 		"panic":     func() time.Duration { panic("x") },
-		"panic nil": func() time.Duration { panic(nil) },
+		"panic nil": func() time.Duration { panic(nil) }, //nolint:govet // nilness: on purpose
 		"Goexit":    func() time.Duration { runtime.Goexit(); return 0 },
 		"Goexit, then a panic in a deferred function": func() time.Duration {
 			defer panic("x")

@@ -362,7 +362,7 @@ func (d *deed) work() {
 	case panics:
 		panic("fear")
 	case panicsNil:
-		panic(nil)
+		panic(nil) //nolint:govet // nilness: on purpose
 	case exitsInFear:
 		defer panic("fear")
 		runtime.Goexit()
