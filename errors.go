@@ -206,6 +206,9 @@ func (e *StoppedError) Unwrap() error { return e.Err }
 // GapError says that records were deleted (retention, DeleteRecords) before
 // this group read them: those from Expected up to LogStart. It is Run's error
 // under WithOnGap(StopOnGap) and the Err of a HealthGap reason otherwise.
+//
+// Offsets of transaction markers and of compacted records count, too: where
+// nothing but those was deleted, nothing is lost, and no client can tell.
 type GapError struct {
 	Topic     string
 	Partition int32

@@ -373,7 +373,8 @@ func WithStuckAfter(d time.Duration) ConsumerOption {
 // Window bounds what is held of one partition, in every state: queued, running,
 // waiting for a retry or for an acknowledgement. A zero field is the default. A
 // full window stops fetching until it is half empty; what was already fetched
-// may overshoot the bound by one fetch.
+// may overshoot the bound by one fetch. A record that waits is copied and counts
+// twice until its fetched batch is done.
 type Window struct {
 	Records int   // default 50,000
 	Bytes   int64 // keys, values and headers of the batches held; default 8 MiB
