@@ -52,13 +52,15 @@ func (w *window) hold(h *held, state heldState) bool {
 	return true
 }
 
-// rerun returns the held copy of a record whose handler is called again; nil for a first call.
-func (w *window) rerun(b *batch, i int) *held {
+// rerun returns the held copy of a record whose handler is called again; nil for
+// a first call. False: the window was forgotten, which has told of the record as
+// one that waits; it must not run, or it is told of twice.
+func (w *window) rerun(b *batch, i int) (*held, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	h := w.held[b.done.Offset(i)]
-	if h == nil {
-		return nil
+	if h == nil || w.dead {
+		return nil, h == nil
 	}
 	h.state = heldRunning
 	if h.blocks == 0 { // calls of a blocked record are no attempts
@@ -66,7 +68,7 @@ func (w *window) rerun(b *batch, i int) *held {
 	}
 	f := h.facts
 	h.message = &Message{Record: h.record, facts: &f}
-	return h
+	return h, true
 }
 
 // heldCopy returns the held copy of a record whose handler runs again; nil when it

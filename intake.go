@@ -55,6 +55,7 @@ type intake struct {
 	zombies      []*window          // forgotten with handlers still running
 	member       string             // member id when partitions were last assigned
 	stopping     bool               // no new windows
+	uncommitted  error              // of what was given back while stopping
 	allPaused    bool               // by the user
 	topicsPaused map[string]bool    // by the user
 	refusals     map[string]*outage // authorization refused, by topic; "": the group

@@ -1,6 +1,7 @@
 package kstage
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -175,6 +176,7 @@ func (in *intake) give(ctx context.Context, ws []*window, kind AssignmentKind, d
 	if kind == PartitionsRevoked {
 		committed = in.commit(ctx, ws)
 	}
+	in.noteUncommitted(ws, cmp.Or(firstFailure(committed), causeOf(kind)))
 	given := in.forgetAll(ws, kind)
 	in.gate.leave()
 	in.tellCommitted(committed)

@@ -79,3 +79,16 @@ func TestHandover(t *testing.T) {
 	m.assertIdentity()
 	m2.assertIdentity()
 }
+
+// A parked record whose turn comes just as its partition goes is told of once: it
+// is given back, and its handler is not called.
+func TestForgottenRecordDoesNotRun(t *testing.T) {
+	t.Parallel()
+	c, err := kstage.NewConsumer(
+		kstage.HandlerFunc(func(context.Context, *kstage.Message) error { t.Error("it ran"); return nil }),
+		kstage.WithBrokers("nowhere:9092"), kstage.WithGroup("g"), kstage.WithTopics("orders"))
+	require.NoError(t, err)
+	told, givenUp := kstage.RunAfterForget(c)
+	require.Equal(t, 1, told)
+	require.True(t, givenUp)
+}

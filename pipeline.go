@@ -78,12 +78,12 @@ func (p *pipeline) run(b *batch, i int) time.Duration {
 		if err != nil || b.w.gone.Load() {
 			return p.settle(call{b: b, i: i, msg: msg, err: err})
 		}
-		if p.counters != nil {
-			b.succeeded.Add(1) // counted when lanes reports the range
-		}
-		return 0
+		return 0 // counted when lanes reports the range
 	}
-	h := b.w.rerun(b, i)
+	h, ok := b.w.rerun(b, i)
+	if !ok {
+		return lanes.Never
+	}
 	if h == nil {
 		return p.attempt(call{b: b, i: i, msg: b.message(i)})
 	}
@@ -124,7 +124,7 @@ func (p *pipeline) unwound(b *batch, i int, v any) time.Duration {
 	if c.h != nil {
 		c.msg = c.h.message
 	} else {
-		c.msg = &b.messages[i]
+		c.msg = b.message(i)
 	}
 	return p.settle(c)
 }
@@ -142,6 +142,9 @@ type call struct {
 
 // settle acts on the verdict and says how long the record's key has to wait.
 func (p *pipeline) settle(c call) time.Duration {
+	if p.counters != nil {
+		c.b.done.SetApart(c.i) // tell counts it
+	}
 	if c.err != nil {
 		c.err = readable(c.err)
 	}

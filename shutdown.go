@@ -1,6 +1,7 @@
 package kstage
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -85,45 +86,58 @@ func (in *intake) endDrains() { close(in.late) }
 func (in *intake) finish(ctx context.Context, commitBy time.Time) ([]Coordinates, error) {
 	limited, cancel := context.WithDeadline(ctx, commitBy)
 	defer cancel()
-	err := in.commitRest(limited)
+	cause := in.commitRest(limited)
 	entered := in.gate.enterWithin(ctx) == nil // else a commit hangs, and must not hold up the end
+	in.noteUncommitted(in.snapshot(), cause)
 	abandoned, given := in.abandon()
 	if entered {
 		in.gate.leave()
 	}
 	in.tellGiven(given, 0)
-	return abandoned, err
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return abandoned, in.uncommitted
 }
 
 // commitRest commits until nothing is left, no try can help, or ctx is done: a
 // rebalance or a coordinator that moves must not make finished records be handled
-// again. Between the tries it leaves the gate: a rebalance may need it.
+// again. Between the tries it leaves the gate: a rebalance may need it. It returns
+// how the last try failed.
 func (in *intake) commitRest(ctx context.Context) error {
 	for {
 		if err := in.gate.enterWithin(ctx); err != nil {
-			return in.uncommitted(fmt.Errorf("a commit hangs: %w", err))
+			return fmt.Errorf("a commit hangs: %w", err)
 		}
 		events := in.commit(ctx, in.snapshot())
 		in.gate.leave()
 		in.tellCommitted(events)
 		err := firstFailure(events)
 		if err == nil || isHopeless(err) || ctx.Err() != nil {
-			return in.uncommitted(err)
+			return err
 		}
 		wait(ctx, commitPause, nil)
 	}
 }
 
-// uncommitted names what is finished and not committed; nil where nothing is.
-func (in *intake) uncommitted(cause error) (err error) {
-	for _, w := range in.snapshot() {
+// noteUncommitted keeps for Run's error what is finished in windows that are about
+// to be forgotten, and was not committed. Before the shutdown it is no error of
+// Run's.
+func (in *intake) noteUncommitted(ws []*window, cause error) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if !in.stopping {
+		return
+	}
+	for _, w := range ws {
 		if m, ok := w.mark(); ok {
-			err = errors.Join(err, fmt.Errorf("kstage: %s/%d: offset %d is not committed, what was finished since the last commit is handled again: %w",
-				w.topic, w.partition, m.Offset, cause))
+			in.uncommitted = errors.Join(in.uncommitted, fmt.Errorf("kstage: %s/%d: offset %d is not committed, what was finished since the last commit is handled again: %w",
+				w.topic, w.partition, m.Offset, cmp.Or(cause, errTooLate)))
 		}
 	}
-	return err
 }
+
+// errTooLate: it was finished after the last commit.
+var errTooLate = errors.New("it was finished too late")
 
 // abandon gives all partitions back and lists what is in progress in them, and in
 // those that went before.

@@ -5,6 +5,7 @@ package kstage_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"sync/atomic"
 	"testing"
@@ -161,6 +162,33 @@ func TestShutdownEndsTheDrainOfARebalance(t *testing.T) {
 		w.eventually(func() bool { return len(second.owns()) == 2 && c.done() == 2 })
 		require.Less(t, time.Since(began), 12*time.Second)
 		close(release)
+		require.NoError(t, second.stop())
+		first.assertIdentity()
+	})
+}
+
+// What a rebalance gives back uncommitted while Run ends is in Run's error, too.
+func TestShutdownTellsOfARebalancesFailedCommit(t *testing.T) {
+	t.Parallel()
+	virtual(t, func(w *world) {
+		c := newCrew(w, 2)
+		w.fill(c.topic, 0, 1, 1)
+		w.fill(c.topic, 1, 1, 1)
+		first := c.join("first", slowly(10*time.Second), rare(), kstage.WithRevokeDrain(20*time.Second))
+		w.eventually(func() bool { return len(c.calls("first")) == 2 })
+		on := w.blackhole(ofKeys(kmsg.OffsetCommit))
+		on.Store(true)
+		first.cancel()
+		second := c.join("second", nothing)
+		w.eventually(func() bool { return len(first.told(kstage.PartitionsRevoked)) == 1 })
+		on.Store(false)
+		went := first.told(kstage.PartitionsRevoked)[0].Partitions
+		require.Len(t, went, 1)
+		err := first.wait()
+		require.ErrorContains(t, err, fmt.Sprintf("%s/%d: offset 1 is not committed", c.topic, went[0]))
+		require.NotContains(t, err.Error(), fmt.Sprintf("%s/%d:", c.topic, 1-went[0]))
+		require.EqualValues(t, 1, c.stored(1-went[0]))
+		w.eventually(func() bool { return len(c.calls("second")) == 1 })
 		require.NoError(t, second.stop())
 		first.assertIdentity()
 	})

@@ -56,14 +56,12 @@ type window struct {
 type batch struct {
 	w        *window
 	records  []*kgo.Record
-	messages []Message // see message
-	first    *facts    // of all of them
+	messages atomic.Pointer[[]Message] // of first calls, see message
+	first    *facts                    // of all of them
 	done     *offsets.Batch
 	size     int64
 	debug    bool         // per-record log lines are wanted
 	holding  atomic.Int32 // records of it that are held: lets run look for copies only where there are any
-
-	succeeded atomic.Int32 // records whose first call returned nil, and that Counters have not counted yet
 }
 
 func newWindow(in *intake, tp topicPartition) *window {
@@ -88,7 +86,7 @@ func (w *window) admit(topicID [16]byte, rs []*kgo.Record, debug bool) (bytes in
 		return 0, false
 	}
 	for _, b := range batches {
-		w.lane.Add(b, 0, len(b.messages))
+		w.lane.Add(b, 0, len(b.records))
 	}
 	return bytes, true
 }
@@ -113,7 +111,7 @@ func (w *window) register(batches []*batch, next int64) bool {
 // are looked at once: this is the poll loop's share of a record's cost.
 func (w *window) newBatch(first *facts, rs []*kgo.Record, debug bool) *batch {
 	rs = oneEpoch(rs)
-	b := &batch{w: w, records: rs, messages: make([]Message, len(rs)), first: first, done: trackedBatch(rs), debug: debug}
+	b := &batch{w: w, records: rs, first: first, done: trackedBatch(rs), debug: debug}
 	for _, r := range rs {
 		b.size += recordSize(r)
 	}
@@ -130,12 +128,24 @@ func oneEpoch(rs []*kgo.Record) []*kgo.Record {
 	return rs[:n:n]
 }
 
-// message is the one of a record's first call. It is filled in by the worker that
-// makes the call: the poll loop would fetch its memory from another core.
+// message is the one of a record's first call. Memory and contents are the worker's
+// that makes the call: what the poll loop has touched is dear to another core.
 func (b *batch) message(i int) *Message {
-	m := &b.messages[i]
+	ms := b.messages.Load()
+	if ms == nil {
+		ms = b.makeMessages()
+	}
+	m := &(*ms)[i]
 	m.Record, m.facts = b.records[i], b.first
 	return m
+}
+
+func (b *batch) makeMessages() *[]Message {
+	ms := make([]Message, len(b.records))
+	if b.messages.CompareAndSwap(nil, &ms) {
+		return &ms
+	}
+	return b.messages.Load() // another worker's
 }
 
 // recordSize is what a record counts: its own bytes, decompressed.
@@ -172,15 +182,17 @@ func trackedBatch(rs []*kgo.Record) *offsets.Batch {
 // or are parked with a copy. The last such report of a batch frees its memory.
 // The pool's lock is held: only atomics are touched.
 func (b *batch) ended(from, end int) {
+	n, drained := b.done.End(from, end)
 	if c := b.w.intake.counters; c != nil {
-		c.processed.Add(uint64(b.succeeded.Swap(0)))
+		c.processed.Add(uint64(n)) // all but those that settle has set apart, and told
 	}
-	if _, drained := b.done.End(from, end); !drained {
+	if !drained {
 		return
 	}
 	b.w.bytes.Add(-b.size)
 	b.w.count.Add(-int64(len(b.records)))
-	b.records, b.messages = nil, nil
+	b.records = nil
+	b.messages.Store(nil)
 	b.w.intake.nudge()
 }
 

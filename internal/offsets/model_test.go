@@ -25,6 +25,7 @@ type record struct {
 	offset      int64
 	epoch       int32
 	ended, open bool
+	apart       bool
 }
 
 func (r *record) finished() bool { return r.ended && !r.open }
@@ -57,14 +58,19 @@ func (m *model) add(epoch int32, gaps []int64, dense bool) {
 func (m *model) end(t require.TestingT, b *batch, from, end int) {
 	before, fresh := b.allEnded(), 0
 	for _, r := range b.records[from:end] {
-		if !r.ended {
-			r.ended = true
+		if !r.ended && !r.apart {
 			fresh++
 		}
+		r.ended = true
 	}
 	n, drained := b.End(from, end)
 	require.Equal(t, fresh, n, "ended")
 	require.Equal(t, !before && b.allEnded(), drained, "drained")
+}
+
+func (m *model) setApart(b *batch, i int) {
+	b.records[i].apart = true
+	b.SetApart(i)
 }
 
 func (b *batch) allEnded() bool {
@@ -180,8 +186,9 @@ func testModel(t *rapid.T) {
 				}
 			}
 		},
-		"hold":    func(t *rapid.T) { m.hold(at(t)) },
-		"resolve": func(t *rapid.T) { m.resolve(at(t)) },
+		"hold":      func(t *rapid.T) { m.hold(at(t)) },
+		"resolve":   func(t *rapid.T) { m.resolve(at(t)) },
+		"set apart": func(t *rapid.T) { m.setApart(at(t)) },
 		"resolve all": func(*rapid.T) {
 			for _, b := range m.batches {
 				for i := range b.records {

@@ -29,9 +29,10 @@ type Batch struct {
 	offsets []int64 // nil: first, first+1, ...
 	epoch   int32
 
-	ended   []atomic.Uint64 // bit i: record i has ended. Set once, by anybody, without a lock
-	missing atomic.Int32    // words of ended that are not full
-	open    []uint64        // bit i: record i is open. Guarded as the Tracker is; nil until the first Hold
+	ended   []atomic.Uint64                 // bit i: record i has ended. Set once, by anybody, without a lock
+	missing atomic.Int32                    // words of ended that are not full
+	open    []uint64                        // bit i: record i is open. Guarded as the Tracker is; nil until the first Hold
+	apart   atomic.Pointer[[]atomic.Uint64] // bit i: End does not count record i; nil until the first SetApart
 }
 
 // NewBatch makes a batch of records at these offsets, ascending and at least one.
@@ -63,15 +64,31 @@ func (b *Batch) Offset(i int) int64 {
 	return b.offsets[i]
 }
 
+// SetApart lets End not count record i. It must come before the record ends, and
+// may be called by anybody, without a lock.
+func (b *Batch) SetApart(i int) {
+	if b.apart.Load() == nil {
+		bits := make([]atomic.Uint64, len(b.ended))
+		b.apart.CompareAndSwap(nil, &bits)
+	}
+	(*b.apart.Load())[i/64].Or(1 << (i % 64))
+}
+
 // End says that records from..end-1 have ended. It may be repeated and called by
-// anybody, without a lock. It returns how many of them had not ended before, and
-// true, exactly once, when the batch is drained: these were the last.
+// anybody, without a lock. It returns how many of them had not ended before and
+// are not set apart, and true, exactly once, when the batch is drained: these were
+// the last.
 func (b *Batch) End(from, end int) (n int, drained bool) {
+	apart := b.apart.Load()
 	for from < end {
 		width := min(end-from, 64-from%64)
 		mask := ^uint64(0) >> (64 - width) << (from % 64)
 		old := b.ended[from/64].Or(mask)
-		n += bits.OnesCount64(mask &^ old)
+		fresh := mask &^ old
+		if apart != nil {
+			fresh &^= (*apart)[from/64].Load()
+		}
+		n += bits.OnesCount64(fresh)
 		if old != ^uint64(0) && old|mask == ^uint64(0) {
 			drained = b.missing.Add(-1) == 0
 		}
