@@ -67,8 +67,13 @@ func run(ctx context.Context, out io.Writer) error {
 		return err
 	}
 
-	running, stopConsumer := context.WithCancel(ctx)
-	defer stopConsumer()
+	return consume(ctx, consumer, shop, func() error { return showDeadLetter(ctx, client, started, out) })
+}
+
+// consume runs the consumer until no order is left and the dead letter was shown.
+func consume(ctx context.Context, consumer *kstage.Consumer, shop *shop, show func() error) error {
+	running, stop := context.WithCancel(ctx)
+	defer stop()
 	ended := make(chan error, 1)
 	go func() { ended <- consumer.Run(running) }()
 	select {
@@ -78,15 +83,15 @@ func run(ctx context.Context, out io.Writer) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if err := showDeadLetter(ctx, client, started, out); err != nil {
+	if err := show(); err != nil {
 		return err
 	}
-	stopConsumer()
+	stop()
 	if err := <-ended; err != nil {
 		return err
 	}
 	s := shop.counters.Snapshot()
-	fmt.Fprintf(out, "\nreceived %d = handled %d + dead-lettered %d; %d handler calls failed\n", s.Received, s.Processed, s.SentToDLQ, s.Failed)
+	fmt.Fprintf(shop.out, "\nreceived %d = handled %d + dead-lettered %d; %d handler calls failed\n", s.Received, s.Processed, s.SentToDLQ, s.Failed)
 	return nil
 }
 
