@@ -50,7 +50,7 @@ type intake struct {
 
 	arrived []ReceivedEvent // to be told of after the poll; the poll goroutine's own
 
-	mu           sync.Mutex // guards all below; never held over I/O or user code but the collector
+	mu           sync.Mutex // guards all below; never held over I/O or user code
 	windows      map[topicPartition]*window
 	zombies      []*window          // forgotten with handlers still running
 	member       string             // member id when partitions were last assigned

@@ -42,7 +42,7 @@ type TopicProblem struct {
 	Topic   string
 	What    string // what is wrong
 	Fix     string // what to do about it
-	Warning bool   // the consumer works, for now
+	Warning bool   // the consumer starts all the same
 }
 
 func (p TopicProblem) String() string {
