@@ -178,7 +178,7 @@ func TestATLSMismatchIsTriedOn(t *testing.T) {
 	require.NoError(t, m.stop())
 }
 
-func handleNothing(context.Context, *kstage.Message) error { return nil }
+func handleNothing(context.Context, kstage.Message) error { return nil }
 
 // is says whether Health has a reason of a kind.
 func (m *member) is(k kstage.ReasonKind) bool {

@@ -47,7 +47,7 @@ func NewConsumer(h Handler, opts ...ConsumerOption) (*Consumer, error) {
 	c.pool = lanes.New(cfg.workers, 1, lanes.Work[*batch]{
 		Run: p.run, Unwound: p.unwound, Ended: (*batch).ended, Key: keyFunc(cfg.ordering),
 	})
-	c.main = newIntake(c, 0)
+	c.main = newIntake(c, p, 0)
 	c.board.raise(HealthReason{Kind: HealthNotJoined, Partition: -1})
 	return c, nil
 }
@@ -162,7 +162,7 @@ func (c *Consumer) Skip(topic string, partition int32, offset int64) error {
 	}
 	c.board.clearRecord(HealthStuckRecord, co)
 	c.board.clearRecord(HealthOversize, co)
-	msg := &Message{Record: h.record, facts: &h.facts}
+	msg := Message{Record: h.record, facts: &h.facts}
 	c.metrics.Handled(HandledEvent{Topic: topic, Partition: partition, Stage: msg.Stage(), Attempt: msg.Attempt(), Outcome: OutcomeSkipped})
 	c.records.record(h.b.w.ctx, zapcore.WarnLevel, "record skipped by Consumer.Skip", msg, zap.Stringer("outcome", OutcomeSkipped))
 	return nil

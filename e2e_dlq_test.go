@@ -43,7 +43,7 @@ func TestEndToEndDeadLettersAreByteForByte(t *testing.T) {
 	}
 	big2 := w.client(kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchMaxBytes(3_900_000))
 	require.NoError(t, big2.ProduceSync(t.Context(), sent...).FirstErr())
-	m := w.start(func(context.Context, *kstage.Message) error { return kstage.Permanent(errTest) }, kstage.WithTopics(topic))
+	m := w.start(func(context.Context, kstage.Message) error { return kstage.Permanent(errTest) }, kstage.WithTopics(topic))
 	w.eventually(func() bool { return m.counts.Snapshot().SentToDLQ == uint64(len(sent)) })
 	require.NoError(t, m.stop())
 
@@ -96,7 +96,7 @@ func TestEndToEndOversizeDeadLetters(t *testing.T) {
 		}
 		w.produce(record(topic, 0, "small", "v"))
 	}
-	h := func(context.Context, *kstage.Message) error { return kstage.Permanent(errTest) }
+	h := func(context.Context, kstage.Message) error { return kstage.Permanent(errTest) }
 	m := w.start(h, kstage.WithTopics(topic))
 	w.eventually(func() bool {
 		_, ok := m.reason(kstage.HealthOversize)
@@ -127,7 +127,7 @@ func TestEndToEndWithoutDLQ(t *testing.T) {
 	w := newWorld(t)
 	topic := w.topic("orders", 1)
 	w.fill(topic, 0, 10, 10)
-	fail := func(_ context.Context, msg *kstage.Message) error {
+	fail := func(_ context.Context, msg kstage.Message) error {
 		if msg.Record.Offset == 4 {
 			return errTest
 		}
@@ -150,7 +150,7 @@ func TestEndToEndWithoutDLQ(t *testing.T) {
 	require.NoError(t, m.stop())
 
 	w.fill(topic, 0, 10, 10)
-	m = w.start(func(_ context.Context, msg *kstage.Message) error {
+	m = w.start(func(_ context.Context, msg kstage.Message) error {
 		if msg.Record.Offset == 14 {
 			return errors.Join(errTest, errTest)
 		}
@@ -166,7 +166,7 @@ func TestEndToEndCreateTopics(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	topic := w.topic("orders", 5, "max.message.bytes", "2000000")
-	m := w.start(func(context.Context, *kstage.Message) error { return kstage.Permanent(errTest) },
+	m := w.start(func(context.Context, kstage.Message) error { return kstage.Permanent(errTest) },
 		kstage.WithTopics(topic), kstage.WithTopicProvisioning(kstage.CreateTopics))
 	w.fill(topic, 3, 10, 2)
 	w.eventually(func() bool { return m.counts.Snapshot().SentToDLQ == 10 })

@@ -37,7 +37,7 @@ func TestEndToEndEachRecordEndsOnce(t *testing.T) {
 		w.fill(topic, p, 100, 10)
 	}
 	var j journal
-	m := w.start(func(_ context.Context, msg *kstage.Message) error {
+	m := w.start(func(_ context.Context, msg kstage.Message) error {
 		d := j.note(msg)
 		switch {
 		case d.Offset == 7 && d.Attempt < 3:
@@ -76,7 +76,7 @@ type order struct {
 	broken  []string
 }
 
-func (o *order) enter(m *kstage.Message) {
+func (o *order) enter(m kstage.Message) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	k := fmt.Sprintf("%d/%s", m.Record.Partition, m.Key())
@@ -89,7 +89,7 @@ func (o *order) enter(m *kstage.Message) {
 	o.running[k], o.last[k] = true, m.Record.Offset
 }
 
-func (o *order) leave(m *kstage.Message) {
+func (o *order) leave(m kstage.Message) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	delete(o.running, fmt.Sprintf("%d/%s", m.Record.Partition, m.Key()))
@@ -104,7 +104,7 @@ func TestEndToEndKeysAreInOrder(t *testing.T) {
 	w.fill(topic, 0, 500, 7)
 	w.fill(topic, 1, 500, 13)
 	o := newOrder()
-	m := w.start(func(ctx context.Context, msg *kstage.Message) error {
+	m := w.start(func(ctx context.Context, msg kstage.Message) error {
 		o.enter(msg)
 		defer o.leave(msg)
 		nap(ctx, 2*time.Millisecond)
@@ -123,7 +123,7 @@ func TestEndToEndRebalanceLosesNothing(t *testing.T) {
 	w := newWorld(t)
 	topic, opts := w.ladder(4)
 	var j journal
-	h := func(ctx context.Context, msg *kstage.Message) error {
+	h := func(ctx context.Context, msg kstage.Message) error {
 		nap(ctx, 3*time.Millisecond)
 		j.note(msg)
 		return nil
@@ -163,7 +163,7 @@ func TestEndToEndRestartGoesOnWhereItStopped(t *testing.T) {
 	w.fill(topic, 0, 400, 20)
 	w.fill(topic, 1, 400, 20)
 	var j journal
-	h := func(ctx context.Context, msg *kstage.Message) error {
+	h := func(ctx context.Context, msg kstage.Message) error {
 		nap(ctx, 2*time.Millisecond)
 		j.note(msg)
 		return nil
@@ -193,7 +193,7 @@ func TestEndToEndStuckKeyStopsNoOther(t *testing.T) {
 	topic, opts := w.ladder(1)
 	w.fill(topic, 0, 1000, 100)
 	release := make(chan struct{})
-	m := w.start(func(_ context.Context, msg *kstage.Message) error {
+	m := w.start(func(_ context.Context, msg kstage.Message) error {
 		if msg.Record.Offset == 0 {
 			<-release
 		}
@@ -219,7 +219,7 @@ func TestEndToEndWorkersAreBounded(t *testing.T) {
 		w.fill(topic, p, 100, 50)
 	}
 	var now, most atomic.Int64
-	m := w.start(func(ctx context.Context, _ *kstage.Message) error {
+	m := w.start(func(ctx context.Context, _ kstage.Message) error {
 		if n := now.Add(1); n > most.Load() {
 			most.Store(n)
 		}
@@ -244,7 +244,7 @@ func TestEndToEndTransactionMarkersAreNoGap(t *testing.T) {
 	}
 	w.produce(record(topic, 0, "k", "last")) // offsets 0 1 | 3 4 aborted | 6 7 | 9
 	var j journal
-	m := w.start(func(_ context.Context, msg *kstage.Message) error {
+	m := w.start(func(_ context.Context, msg kstage.Message) error {
 		j.note(msg)
 		return nil
 	}, opts...)
@@ -265,14 +265,14 @@ func TestEndToEndGapIsReported(t *testing.T) {
 	w := newWorld(t)
 	topic, opts := w.ladder(1)
 	w.fill(topic, 0, 10, 1)
-	m := w.start(func(context.Context, *kstage.Message) error { return nil }, opts...)
+	m := w.start(func(context.Context, kstage.Message) error { return nil }, opts...)
 	w.eventually(func() bool { return m.counts.Snapshot().Processed == 10 })
 	require.NoError(t, m.stop())
 
 	w.fill(topic, 0, 10, 1)
 	w.deleteRecords(topic, 0, 15)
 	var j journal
-	m = w.start(func(_ context.Context, msg *kstage.Message) error {
+	m = w.start(func(_ context.Context, msg kstage.Message) error {
 		j.note(msg)
 		return nil
 	}, opts...)
@@ -284,7 +284,7 @@ func TestEndToEndGapIsReported(t *testing.T) {
 
 	w.fill(topic, 0, 10, 1)
 	w.deleteRecords(topic, 0, 25)
-	m = w.start(func(context.Context, *kstage.Message) error { t.Error("handled behind a gap"); return nil },
+	m = w.start(func(context.Context, kstage.Message) error { t.Error("handled behind a gap"); return nil },
 		append(opts, kstage.WithOnGap(kstage.StopOnGap))...)
 	gap := (*kstage.GapError)(nil)
 	require.ErrorAs(t, m.wait(), &gap)
@@ -307,7 +307,7 @@ func TestEndToEndRecreatedTopicStartsOver(t *testing.T) {
 	w.fill(topic, 0, 10, 1)
 	var j journal
 	ids := make(chan string, 100)
-	m := w.start(func(_ context.Context, msg *kstage.Message) error {
+	m := w.start(func(_ context.Context, msg kstage.Message) error {
 		j.note(msg)
 		ids <- msg.ID()
 		return nil
@@ -342,7 +342,7 @@ func TestEndToEndPatternLeavesItsOwnTopicsAlone(t *testing.T) {
 	a, dlq := w.topic("shop-a", 1), w.topic("shop-dlq", 1)
 	w.fill(a, 0, 10, 2)
 	var j journal
-	m := w.start(func(_ context.Context, msg *kstage.Message) error {
+	m := w.start(func(_ context.Context, msg kstage.Message) error {
 		j.note(msg)
 		return kstage.Permanent(errTest)
 	}, kstage.WithTopicPattern("^"+w.name("shop-")), kstage.WithDLQTopic(dlq))

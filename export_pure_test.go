@@ -98,8 +98,8 @@ func CopyHeaders(d DeadLetter, copyID string, own []kgo.RecordHeader) []kgo.Reco
 func RedriveFacts(hs []kgo.RecordHeader) (int, string) { return redriveFacts(hs) }
 
 // NewMessage makes a Message as the intake does.
-func NewMessage(r *kgo.Record, topicID [16]byte, attempt int, firstFailedAt time.Time) *Message {
-	return &Message{Record: r, facts: &facts{topicID: topicID, attempt: attempt, firstFailedAt: firstFailedAt}}
+func NewMessage(r *kgo.Record, topicID [16]byte, attempt int, firstFailedAt time.Time) Message {
+	return Message{Record: r, facts: &facts{topicID: topicID, attempt: attempt, firstFailedAt: firstFailedAt}}
 }
 
 // Guard is a guard with a board of its own.

@@ -29,14 +29,14 @@ import "context"
 // Handle must return when ctx is done: a handler that does not holds its worker,
 // and no library can stop it.
 type Handler interface {
-	Handle(ctx context.Context, msg *Message) error
+	Handle(ctx context.Context, msg Message) error
 }
 
 // HandlerFunc is a function that is a Handler.
-type HandlerFunc func(ctx context.Context, msg *Message) error
+type HandlerFunc func(ctx context.Context, msg Message) error
 
 // Handle calls f.
-func (f HandlerFunc) Handle(ctx context.Context, msg *Message) error { return f(ctx, msg) }
+func (f HandlerFunc) Handle(ctx context.Context, msg Message) error { return f(ctx, msg) }
 
 // Middleware wraps a Handler: to time it, trace it, change its context, decode
 // its message, or answer in its place. It is called once for each Consumer, not

@@ -268,7 +268,7 @@ type journal struct {
 	calls []delivery
 }
 
-func (j *journal) note(m *kstage.Message) delivery {
+func (j *journal) note(m kstage.Message) delivery {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	d := delivery{m.Record.Topic, m.Record.Partition, m.Record.Offset, string(m.Key()), m.Attempt(), time.Now()}

@@ -27,7 +27,7 @@ func TestHeapWithOneStuckRecordPerBatch(t *testing.T) { //nolint:paralleltest //
 	fillCompressed(w, topic, batches, each, valueSize)
 
 	before := heapInUse()
-	m := w.start(func(_ context.Context, msg *kstage.Message) error {
+	m := w.start(func(_ context.Context, msg kstage.Message) error {
 		if msg.Key() != nil {
 			return errors.New("never")
 		}

@@ -18,9 +18,9 @@ type held struct {
 	size    int64
 	state   heldState
 	facts   facts
-	retries int      // immediate retries so far
-	blocks  int      // times it was blocked
-	message *Message // of the running attempt
+	retries int     // immediate retries so far
+	blocks  int     // times it was blocked
+	message Message // of the running attempt
 }
 
 type heldState int
@@ -40,7 +40,7 @@ func (w *window) hold(h *held, state heldState) bool {
 	if w.dead || state == heldParked && w.fenced.Load() {
 		return false
 	}
-	h.state, h.message = state, nil
+	h.state, h.message = state, Message{}
 	o := h.record.Offset
 	if w.held[o] == nil {
 		w.held[o] = h
@@ -67,7 +67,7 @@ func (w *window) rerun(b *batch, i int) (*held, bool) {
 		h.facts.attempt++
 	}
 	f := h.facts
-	h.message = &Message{Record: h.record, facts: &f}
+	h.message = Message{Record: h.record, facts: &f}
 	return h, true
 }
 
@@ -137,14 +137,18 @@ func (w *window) allLanded() <-chan struct{} {
 // fetched batch alive. Key and values are in one piece. Nil stays nil, empty
 // stays empty.
 func copyRecord(r *kgo.Record) *kgo.Record {
-	buf := make([]byte, 0, bytesSize(r))
+	n := len(r.Key) + len(r.Value)
+	for i := range r.Headers {
+		n += len(r.Headers[i].Value)
+	}
+	buf := make([]byte, 0, n)
 	dup := func(b []byte) []byte {
 		if b == nil {
 			return nil
 		}
-		n := len(buf)
+		from := len(buf)
 		buf = append(buf, b...)
-		return buf[n:len(buf):len(buf)]
+		return buf[from:len(buf):len(buf)]
 	}
 	c := &kgo.Record{
 		Key: dup(r.Key), Value: dup(r.Value), Timestamp: r.Timestamp, Topic: r.Topic, Partition: r.Partition,

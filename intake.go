@@ -24,7 +24,8 @@ const (
 //
 // Lock order: gate, then mu, then a window's mu.
 type intake struct {
-	number   int // lanes' name for it
+	number   int  // lanes' name for it
+	plain    bool // the pipeline needs nothing but the handler
 	cfg      *consumerConfig
 	pool     *lanes.Pool[*batch]
 	base     context.Context // what handlers' contexts descend from: it carries Run's values and never ends
@@ -61,9 +62,9 @@ type intake struct {
 	refusals     map[string]*outage // authorization refused, by topic; "": the group
 }
 
-func newIntake(c *Consumer, number int) *intake {
+func newIntake(c *Consumer, p *pipeline, number int) *intake {
 	return &intake{
-		number: number, cfg: &c.cfg, pool: c.pool,
+		number: number, plain: p.plain, cfg: &c.cfg, pool: c.pool,
 		log: c.cfg.logger, metrics: c.metrics, counters: countersOf(c.metrics), board: c.board, records: c.records,
 		handOff: c.handOff, fail: c.failed.set,
 		gate: newGate(), nudged: make(chan struct{}, 1), turned: make(chan struct{}, 1),

@@ -31,7 +31,7 @@ func newRecordLog(c *consumerConfig, g *guard) *recordLog {
 
 func (l *recordLog) debug() bool { return l.log.Core().Enabled(zapcore.DebugLevel) }
 
-func (l *recordLog) record(ctx context.Context, level zapcore.Level, text string, msg *Message, more ...zap.Field) {
+func (l *recordLog) record(ctx context.Context, level zapcore.Level, text string, msg Message, more ...zap.Field) {
 	line := l.log.Check(level, text)
 	if line == nil {
 		return

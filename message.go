@@ -11,9 +11,10 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// Message is one delivery of a record. It stays valid after the handler
-// returned, and so does its Record. A retry gets a new Message. Its methods are
-// safe for concurrent use; the record must not be changed. One that is made with
+// Message is one delivery of a record: a small value, to be passed and kept as it
+// is. It stays valid after the handler returned, and so does its Record. A retry
+// gets a new Message. Its methods are safe for concurrent use; the record must not
+// be changed. One that is made with
 // nothing but a Record, to test a handler, is a first delivery from a main topic.
 type Message struct {
 	// Record is the record as read: on a retry topic, with that topic's
@@ -37,7 +38,7 @@ type facts struct {
 // topic id/partition/leader epoch/offset, which differs even for a topic that
 // was deleted and created again. It allocates. An id of more than 512 bytes, or
 // one that is not UTF-8, is told by its SHA-256.
-func (m *Message) ID() string {
+func (m Message) ID() string {
 	id, ok := m.Header(headerMessageID)
 	switch {
 	case !ok || len(id) == 0:
@@ -50,7 +51,7 @@ func (m *Message) ID() string {
 
 // coordinatesID names a record by where it stands. Brokers before Kafka 3.1
 // send no topic id; the record's timestamp then tells two topics of one name apart.
-func (m *Message) coordinatesID() string {
+func (m Message) coordinatesID() string {
 	r := m.Record
 	id := make([]byte, 0, 72)
 	if topicID := m.known().topicID; topicID == ([16]byte{}) {
@@ -65,26 +66,26 @@ func (m *Message) coordinatesID() string {
 
 // Attempt counts the handler calls for this record, this one included: 1 is
 // the first ever. Calls whose error came after a cancellation do not count.
-func (m *Message) Attempt() int { return m.known().attempt }
+func (m Message) Attempt() int { return m.known().attempt }
 
 // Stage is the number of the retry topic the record was read from; 0 is a main topic.
-func (m *Message) Stage() int { return m.known().stage }
+func (m Message) Stage() int { return m.known().stage }
 
 // Origin is where the record was first read.
-func (m *Message) Origin() Origin {
+func (m Message) Origin() Origin {
 	r := m.Record
 	return Origin{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Timestamp: r.Timestamp}
 }
 
 // FirstFailedAt is when a handler first failed on this record, by that process's
 // clock; false where none has.
-func (m *Message) FirstFailedAt() (t time.Time, ok bool) {
+func (m Message) FirstFailedAt() (t time.Time, ok bool) {
 	t = m.known().firstFailedAt
 	return t, !t.IsZero()
 }
 
 // known returns the facts, also of a Message that has none.
-func (m *Message) known() facts {
+func (m Message) known() facts {
 	if m.facts == nil {
 		return facts{attempt: 1}
 	}
@@ -92,14 +93,14 @@ func (m *Message) known() facts {
 }
 
 // Key is the record's key: nil and empty differ.
-func (m *Message) Key() []byte { return m.Record.Key }
+func (m Message) Key() []byte { return m.Record.Key }
 
 // Value is the record's value: nil (a tombstone) and empty differ.
-func (m *Message) Value() []byte { return m.Record.Value }
+func (m Message) Value() []byte { return m.Record.Value }
 
 // Header returns the last value of the header key; false where there is none. A
 // header may be there with a nil value.
-func (m *Message) Header(key string) ([]byte, bool) { return lastHeader(m.Record.Headers, key) }
+func (m Message) Header(key string) ([]byte, bool) { return lastHeader(m.Record.Headers, key) }
 
 // Origin is where a record was first read: its coordinates and its own timestamp.
 type Origin struct {

@@ -15,11 +15,11 @@ import (
 )
 
 func ExampleHandlerFunc() {
-	handler := kstage.HandlerFunc(func(_ context.Context, msg *kstage.Message) error {
+	handler := kstage.HandlerFunc(func(_ context.Context, msg kstage.Message) error {
 		fmt.Printf("attempt %d: %s = %s\n", msg.Attempt(), msg.Key(), msg.Value())
 		return nil
 	})
-	msg := &kstage.Message{Record: &kgo.Record{Key: []byte("k"), Value: []byte("v")}}
+	msg := kstage.Message{Record: &kgo.Record{Key: []byte("k"), Value: []byte("v")}}
 	err := handler.Handle(context.Background(), msg)
 	fmt.Println(err)
 	// Output:
@@ -30,7 +30,7 @@ func ExampleHandlerFunc() {
 func ExampleMiddleware() {
 	logged := func(name string) kstage.Middleware {
 		return func(next kstage.Handler) kstage.Handler {
-			return kstage.HandlerFunc(func(ctx context.Context, msg *kstage.Message) error {
+			return kstage.HandlerFunc(func(ctx context.Context, msg kstage.Message) error {
 				fmt.Println(name, "before")
 				err := next.Handle(ctx, msg)
 				fmt.Println(name, "after:", err)
@@ -38,9 +38,9 @@ func ExampleMiddleware() {
 			})
 		}
 	}
-	handler := kstage.HandlerFunc(func(context.Context, *kstage.Message) error { return nil })
+	handler := kstage.HandlerFunc(func(context.Context, kstage.Message) error { return nil })
 	h := logged("outer")(logged("inner")(handler)) // as WithMiddleware(logged("outer"), logged("inner")) does
-	_ = h.Handle(context.Background(), &kstage.Message{Record: &kgo.Record{}})
+	_ = h.Handle(context.Background(), kstage.Message{Record: &kgo.Record{}})
 	// Output:
 	// outer before
 	// inner before
@@ -146,7 +146,7 @@ func TestMessageKeyValueHeader(t *testing.T) {
 // A test of a handler makes a Message of a record alone.
 func TestMessageOfARecordAlone(t *testing.T) {
 	t.Parallel()
-	m := &kstage.Message{Record: &kgo.Record{Topic: "t", Offset: 4, Timestamp: time.UnixMilli(1)}}
+	m := kstage.Message{Record: &kgo.Record{Topic: "t", Offset: 4, Timestamp: time.UnixMilli(1)}}
 	require.Equal(t, 1, m.Attempt())
 	require.Zero(t, m.Stage())
 	require.Equal(t, "t@1/0/0/4", m.ID())

@@ -28,7 +28,7 @@ func ExampleNewTopology() {
 	// kstage: WithTopics: topic name "orders!": '!' is not one of a-z A-Z 0-9 . _ -
 }
 
-func noop(context.Context, *kstage.Message) error { return nil }
+func noop(context.Context, kstage.Message) error { return nil }
 
 // enough are the options a Consumer cannot do without.
 func enough(more ...kstage.ConsumerOption) []kstage.ConsumerOption {
@@ -156,7 +156,7 @@ func TestAllConstructorMistakesTogether(t *testing.T) {
 
 type pointerHandler struct{ called bool }
 
-func (h *pointerHandler) Handle(context.Context, *kstage.Message) error {
+func (h *pointerHandler) Handle(context.Context, kstage.Message) error {
 	h.called = true
 	return nil
 }

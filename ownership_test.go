@@ -16,7 +16,7 @@ func TestRunRunsOnce(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	_, opts := w.ladder(1)
-	m := w.start(func(context.Context, *kstage.Message) error { return nil }, opts...)
+	m := w.start(func(context.Context, kstage.Message) error { return nil }, opts...)
 	w.eventually(func() bool { return m.Health().Ready })
 	require.ErrorIs(t, m.Run(t.Context()), kstage.ErrAlreadyRun)
 	require.True(t, m.Health().Ready, "the first is not disturbed")
@@ -34,7 +34,7 @@ func TestRunWithEndedContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	c, err := kstage.NewConsumer(
-		kstage.HandlerFunc(func(context.Context, *kstage.Message) error { t.Error("a record was handled"); return nil }),
+		kstage.HandlerFunc(func(context.Context, kstage.Message) error { t.Error("a record was handled"); return nil }),
 		append([]kstage.ConsumerOption{
 			kstage.WithBrokers(w.brokers...),
 			kstage.WithClientOptions(func(kstage.ClientRole) []kgo.Opt { return w.reach }),
@@ -59,7 +59,7 @@ func TestHandover(t *testing.T) {
 	}
 	var first, second journal
 	noting := func(j *journal) kstage.HandlerFunc {
-		return func(_ context.Context, msg *kstage.Message) error { j.note(msg); return nil }
+		return func(_ context.Context, msg kstage.Message) error { j.note(msg); return nil }
 	}
 	m := w.start(noting(&first), opts...)
 	w.eventually(func() bool { return first.len() == 100 })
@@ -85,7 +85,7 @@ func TestHandover(t *testing.T) {
 func TestForgottenRecordDoesNotRun(t *testing.T) {
 	t.Parallel()
 	c, err := kstage.NewConsumer(
-		kstage.HandlerFunc(func(context.Context, *kstage.Message) error { t.Error("it ran"); return nil }),
+		kstage.HandlerFunc(func(context.Context, kstage.Message) error { t.Error("it ran"); return nil }),
 		kstage.WithBrokers("nowhere:9092"), kstage.WithGroup("g"), kstage.WithTopics("orders"))
 	require.NoError(t, err)
 	told, givenUp := kstage.RunAfterForget(c)

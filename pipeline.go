@@ -72,9 +72,9 @@ func countersOf(m MetricsCollector) *Counters {
 // timer. The first half is the path of nearly every record: nothing is asked for
 // that only a failure, a retry or a listener needs.
 func (p *pipeline) run(b *batch, i int) time.Duration {
-	if p.plain && !b.debug && b.holding.Load() == 0 {
+	if b.plain && b.holding.Load() == 0 {
 		msg := b.message(i)
-		err := p.handle(b.w.ctx, msg)
+		err := p.handle(b.ctx, msg)
 		if err != nil || b.w.gone.Load() {
 			return p.settle(call{b: b, i: i, msg: msg, err: err})
 		}
@@ -104,7 +104,7 @@ func (p *pipeline) attempt(c call) time.Duration {
 }
 
 // call runs the handler under its own timeout where there is one.
-func (p *pipeline) call(ctx context.Context, msg *Message) error {
+func (p *pipeline) call(ctx context.Context, msg Message) error {
 	if p.timeout == 0 {
 		return p.handle(ctx, msg)
 	}
@@ -133,7 +133,7 @@ func (p *pipeline) unwound(b *batch, i int, v any) time.Duration {
 type call struct {
 	b      *batch
 	i      int
-	msg    *Message
+	msg    Message
 	h      *held // the record's copy; nil at its first call
 	err    error
 	took   time.Duration

@@ -23,7 +23,7 @@ func TestVerdicts(t *testing.T) {
 		w.produce(record(topic, 0, "k", v))
 	}
 	var j journal
-	m := w.start(func(_ context.Context, msg *kstage.Message) error {
+	m := w.start(func(_ context.Context, msg kstage.Message) error {
 		d := j.note(msg)
 		err := errors.New("it failed")
 		switch string(msg.Value()) {

@@ -40,7 +40,7 @@ func TestTopologyOfOptions(t *testing.T) {
 			got, err := kstage.NewTopology(c.opts...)
 			require.NoError(t, err)
 			require.Equal(t, c.want, got)
-			consumer, err := kstage.NewConsumer(kstage.HandlerFunc(func(context.Context, *kstage.Message) error { return nil }),
+			consumer, err := kstage.NewConsumer(kstage.HandlerFunc(func(context.Context, kstage.Message) error { return nil }),
 				append([]kstage.ConsumerOption{kstage.WithBrokers("a:1")}, c.opts...)...)
 			require.NoError(t, err)
 			require.Equal(t, c.want, consumer.Topology(), "a consumer tells the same")

@@ -166,7 +166,7 @@ func TestLeastPrivilegeIsEnough(t *testing.T) {
 		t := w.t
 		_, opts := w.ladder(1)
 		w.fill("orders", 0, 3, 3)
-		m := w.start(func(context.Context, *kstage.Message) error { return kstage.Permanent(errors.New("never")) }, append(opts, over(n), svc("secret"))...)
+		m := w.start(func(context.Context, kstage.Message) error { return kstage.Permanent(errors.New("never")) }, append(opts, over(n), svc("secret"))...)
 		after(3 * time.Minute)
 		require.EqualValues(t, 3, w.committed("orders", 0))
 		require.Len(t, w.deadLetters(), 3)
@@ -209,7 +209,7 @@ func lost(t *testing.T, acl func() *kadm.ACLBuilder, grant string) {
 			t := w.t
 			_, opts := w.ladder(1)
 			var j journal
-			m := w.start(func(_ context.Context, msg *kstage.Message) error { j.note(msg); return nil }, append(opts, over(n), svc("secret"))...)
+			m := w.start(func(_ context.Context, msg kstage.Message) error { j.note(msg); return nil }, append(opts, over(n), svc("secret"))...)
 			w.eventually(func() bool { return m.Health().Ready })
 			after(10 * time.Second)
 			for range 3 { // what is granted again begins a new minute
@@ -264,7 +264,7 @@ func TestAMissingWriteOnTheDeadLetterTopicIsExplained(t *testing.T) {
 		t := w.t
 		_, opts := w.ladder(1)
 		w.fill("orders", 0, 3, 3)
-		m := w.start(func(context.Context, *kstage.Message) error { return kstage.Permanent(errors.New("never")) }, append(opts, over(n), svc("secret"))...)
+		m := w.start(func(context.Context, kstage.Message) error { return kstage.Permanent(errors.New("never")) }, append(opts, over(n), svc("secret"))...)
 		after(2 * time.Minute)
 		r, ok := m.reason(kstage.HealthHandOffFailing)
 		require.True(t, ok, "%v", m.Health().Reasons)
@@ -285,7 +285,7 @@ func TestAMissingWriteThatIsGrantedLaterLetsTheCopiesGo(t *testing.T) {
 		_, opts := w.ladder(2)
 		w.fill("orders", 0, 3, 3)
 		w.fill("orders", 1, 3, 3)
-		m := w.start(func(context.Context, *kstage.Message) error { return kstage.Permanent(errors.New("never")) }, append(opts, over(n), svc("secret"))...)
+		m := w.start(func(context.Context, kstage.Message) error { return kstage.Permanent(errors.New("never")) }, append(opts, over(n), svc("secret"))...)
 		after(2 * time.Minute)
 		require.EqualValues(t, -1, w.committed("orders", 0))
 		w.grant(topicACL("g-dlq", kadm.OpWrite))
@@ -304,7 +304,7 @@ func TestALostWriteOnTheDeadLetterTopicIsTriedUntilItIsGranted(t *testing.T) {
 		t := w.t
 		_, opts := w.ladder(1)
 		w.fill("orders", 0, 3, 3)
-		m := w.start(func(context.Context, *kstage.Message) error { return kstage.Permanent(errors.New("never")) }, append(opts, over(n), svc("secret"))...)
+		m := w.start(func(context.Context, kstage.Message) error { return kstage.Permanent(errors.New("never")) }, append(opts, over(n), svc("secret"))...)
 		w.eventually(func() bool { return m.counts.Snapshot().SentToDLQ == 3 })
 		w.revoke(topicACL("g-dlq", kadm.OpWrite))
 		w.grant(topicACL("g-dlq", kadm.OpDescribe))

@@ -115,7 +115,7 @@ func (c *chaos) fault() {
 
 // work takes its time, heeds its context or not, and fails in every way: what a
 // record does depends on the record and the attempt alone.
-func (c *chaos) work(ctx context.Context, msg *kstage.Message) error {
+func (c *chaos) work(ctx context.Context, msg kstage.Message) error {
 	n := mix(c.seed, msg)
 	d := time.Duration(n%300) * time.Millisecond
 	if n%53 == 0 {

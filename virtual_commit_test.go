@@ -194,7 +194,7 @@ func TestCommitsStopAtTheOldestUnfinishedRecord(t *testing.T) {
 		c := newCrew(w, 1)
 		release := make(chan struct{})
 		w.fill(c.topic, 0, 100, 100)
-		m := c.join("m", func(_ context.Context, msg *kstage.Message) error {
+		m := c.join("m", func(_ context.Context, msg kstage.Message) error {
 			if msg.Record.Offset == 40 {
 				<-release
 			}

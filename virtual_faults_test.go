@@ -184,7 +184,7 @@ func TestABrokerThatIsAwayForAMinute(t *testing.T) {
 		_, opts := w.ladder(1)
 		var told watched
 		var j journal
-		m := w.start(func(_ context.Context, msg *kstage.Message) error { j.note(msg); return nil }, append(opts, over(n), kstage.WithMetrics(&told))...)
+		m := w.start(func(_ context.Context, msg kstage.Message) error { j.note(msg); return nil }, append(opts, over(n), kstage.WithMetrics(&told))...)
 		w.fill("orders", 0, 10, 3)
 		w.eventually(func() bool { return j.len() == 10 })
 		after(2 * time.Second)
@@ -234,7 +234,7 @@ func TestASecondMemberOfOneInstanceIDEndsTheFirst(t *testing.T) {
 		first := w.start(handleNothing, opts...)
 		w.eventually(func() bool { return first.Health().Ready })
 		var j journal
-		second := w.start(func(_ context.Context, msg *kstage.Message) error { j.note(msg); return nil }, opts...)
+		second := w.start(func(_ context.Context, msg kstage.Message) error { j.note(msg); return nil }, opts...)
 		start := time.Now()
 		err := first.wait()
 		require.ErrorContains(t, err, "WithInstanceID")

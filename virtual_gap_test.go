@@ -146,7 +146,7 @@ func TestVirtualGapsOfTwoPartitions(t *testing.T) {
 		}
 		require.NoError(t, w.fake.DeleteRecords(topic, 0, 10))
 		require.NoError(t, w.fake.DeleteRecords(topic, 2, 20)) // all that was there
-		m := w.start(func(context.Context, *kstage.Message) error { return nil }, opts...)
+		m := w.start(func(context.Context, kstage.Message) error { return nil }, opts...)
 		w.eventually(func() bool { return m.counts.Snapshot().Processed == 10+15 })
 		w.fill(topic, 2, 1, 1)
 		w.eventually(func() bool { return m.counts.Snapshot().Processed == 10+15+1 })

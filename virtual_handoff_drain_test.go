@@ -160,7 +160,7 @@ func TestHandOffSkip(t *testing.T) {
 		topic, opts := w.ladder(1)
 		w.fill(topic, 0, 3, 3)
 		lift := faultOn(kerr.TopicAuthorizationFailed)(w)
-		h := func(ctx context.Context, m *kstage.Message) error {
+		h := func(ctx context.Context, m kstage.Message) error {
 			if m.Record.Offset == 2 {
 				return nil
 			}

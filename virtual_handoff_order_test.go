@@ -195,7 +195,7 @@ func TestHandOffClientIsFull(t *testing.T) {
 		w.fill(topic, 1, 20, 20)
 		lift := w.silence("g-dlq")
 		var handled atomic.Int64
-		h := func(ctx context.Context, m *kstage.Message) error {
+		h := func(ctx context.Context, m kstage.Message) error {
 			handled.Add(1)
 			return buryAll(ctx, m)
 		}

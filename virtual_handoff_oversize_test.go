@@ -32,7 +32,7 @@ func noise(n int) []byte {
 
 // buryWith is a handler that fails for good with a text.
 func buryWith(text string) kstage.HandlerFunc {
-	return func(context.Context, *kstage.Message) error { return kstage.Permanent(errors.New(text)) }
+	return func(context.Context, kstage.Message) error { return kstage.Permanent(errors.New(text)) }
 }
 
 // oversizeWorld has a dead-letter topic with a small limit, and records of a few

@@ -20,11 +20,11 @@ import (
 )
 
 // buryAll is a handler that fails for good.
-func buryAll(context.Context, *kstage.Message) error { return kstage.Permanent(errors.New("never")) }
+func buryAll(context.Context, kstage.Message) error { return kstage.Permanent(errors.New("never")) }
 
 // buryAt is a handler that fails for good on some offsets.
 func buryAt(offsets ...int64) kstage.HandlerFunc {
-	return func(_ context.Context, m *kstage.Message) error {
+	return func(_ context.Context, m kstage.Message) error {
 		for _, o := range offsets {
 			if m.Record.Offset == o {
 				return kstage.Permanent(fmt.Errorf("never: %d", o))

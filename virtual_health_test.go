@@ -77,7 +77,7 @@ func TestReadyFromTheFirstAssignmentToTheEndOfRun(t *testing.T) {
 		var events watched
 		blocked := make(chan struct{})
 		w.fill("orders", 0, 1, 1)
-		m := w.start(func(context.Context, *kstage.Message) error { <-blocked; return nil }, append(opts, kstage.WithMetrics(&events))...)
+		m := w.start(func(context.Context, kstage.Message) error { <-blocked; return nil }, append(opts, kstage.WithMetrics(&events))...)
 		require.False(t, m.Health().Ready)
 		require.True(t, m.Health().Live)
 		w.eventually(func() bool { return m.Health().Ready })
@@ -189,7 +189,7 @@ func TestHealthCallbackPanicStays(t *testing.T) {
 		t := w.t
 		_, opts := w.ladder(1)
 		w.fill("orders", 0, 1, 1)
-		m := w.start(func(context.Context, *kstage.Message) error { return errors.New("no") },
+		m := w.start(func(context.Context, kstage.Message) error { return errors.New("no") },
 			append(opts, kstage.WithClassifier(func(error) kstage.Class { panic("oops") }))...)
 		w.eventually(func() bool { return m.is(kstage.HealthCallbackPanic) })
 		r, _ := m.reason(kstage.HealthCallbackPanic)

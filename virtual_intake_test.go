@@ -21,7 +21,7 @@ import (
 )
 
 // noting is a handler that only takes notes.
-func (j *journal) noting(_ context.Context, msg *kstage.Message) error {
+func (j *journal) noting(_ context.Context, msg kstage.Message) error {
 	j.note(msg)
 	return nil
 }
@@ -193,7 +193,7 @@ func TestVirtualTwoLeaderEpochsInOneFetch(t *testing.T) {
 		w.fill(topic, 0, 4, 1)
 		commits := w.spyOnCommits()
 		blocked := make(chan struct{}, 8)
-		m := w.start(func(context.Context, *kstage.Message) error { <-blocked; return nil },
+		m := w.start(func(context.Context, kstage.Message) error { <-blocked; return nil },
 			append(opts, kstage.WithOrdering(kstage.ByPartition))...)
 		for _, c := range []struct{ n, offset, epoch int }{{3, 3, 0}, {1, 4, 0}, {1, 5, 1}, {3, 8, 1}} {
 			for range c.n {
@@ -249,7 +249,7 @@ func TestVirtualTruncation(t *testing.T) {
 		w.fill(topic, 0, 20, 20)
 		var j journal
 		release := make(chan struct{})
-		m := w.start(func(ctx context.Context, msg *kstage.Message) error {
+		m := w.start(func(ctx context.Context, msg kstage.Message) error {
 			d := j.note(msg)
 			if d.Offset >= 10 && j.times(0)[0] == 1 {
 				select { // of the old log: it ends late

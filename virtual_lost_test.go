@@ -25,7 +25,7 @@ type causeOf struct {
 	at    atomic.Pointer[time.Time]
 }
 
-func (c *causeOf) handle(ctx context.Context, msg *kstage.Message) error {
+func (c *causeOf) handle(ctx context.Context, msg kstage.Message) error {
 	if string(msg.Key()) != "stuck" || c.cause.Load() != nil {
 		return nil
 	}
@@ -104,7 +104,7 @@ func TestLostBehindASilentNetwork(t *testing.T) {
 		zombie := c.memberIDs()[0]
 		silent := w.blackhole(func(req kmsg.Request) bool { return memberOf(req) == zombie })
 		silent.Store(true)
-		second := c.join("second", func(context.Context, *kstage.Message) error { return nil }, opts)
+		second := c.join("second", func(context.Context, kstage.Message) error { return nil }, opts)
 		w.eventually(func() bool { return c.done() == 3 && c.stored(0) == 3 })
 		w.eventually(func() bool { return len(first.told(kstage.PartitionsLost)) == 1 })
 		require.ErrorIs(t, *stuck.cause.Load(), kstage.ErrLost)
@@ -152,7 +152,7 @@ func TestSilentRejoinIsALoss(t *testing.T) {
 		}
 		var causes [2]causeOf
 		joining := make(chan struct{})
-		first := c.join("first", func(ctx context.Context, msg *kstage.Message) error {
+		first := c.join("first", func(ctx context.Context, msg kstage.Message) error {
 			if string(msg.Key()) == "late" {
 				<-joining
 			}
@@ -169,7 +169,7 @@ func TestSilentRejoinIsALoss(t *testing.T) {
 			resp.ErrorCode = kerr.UnknownMemberID.Code
 			return resp, nil, true
 		})
-		second := c.join("second", func(context.Context, *kstage.Message) error { return nil }, w.mainOptions(kgo.SessionTimeout(10*time.Second)))
+		second := c.join("second", func(context.Context, kstage.Message) error { return nil }, w.mainOptions(kgo.SessionTimeout(10*time.Second)))
 		w.eventually(func() bool { return refused.Load() })
 		after(time.Second)
 		close(joining) // something to commit of both partitions, which waits for the join

@@ -229,7 +229,7 @@ func (c *crew) join(name string, work kstage.HandlerFunc, opts ...kstage.Consume
 }
 
 func (h *hand) handle(work kstage.HandlerFunc) kstage.HandlerFunc {
-	return func(ctx context.Context, msg *kstage.Message) error {
+	return func(ctx context.Context, msg kstage.Message) error {
 		p, key := msg.Record.Partition, fmt.Sprintf("%d/%s", msg.Record.Partition, msg.Key())
 		h.begin(msg, key)
 		err := work(ctx, msg)
@@ -246,7 +246,7 @@ func (h *hand) handle(work kstage.HandlerFunc) kstage.HandlerFunc {
 	}
 }
 
-func (h *hand) begin(msg *kstage.Message, key string) {
+func (h *hand) begin(msg kstage.Message, key string) {
 	c, r := h.crew, msg.Record
 	h.mu.Lock()
 	came := h.came[r.Partition]

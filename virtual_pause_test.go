@@ -86,7 +86,7 @@ func TestVirtualPauseLetsTheFetchedEnd(t *testing.T) {
 		started := make(chan struct{}, 100)
 		release := make(chan struct{})
 		var j journal
-		m := w.start(func(_ context.Context, msg *kstage.Message) error {
+		m := w.start(func(_ context.Context, msg kstage.Message) error {
 			started <- struct{}{}
 			<-release
 			j.note(msg)
@@ -161,7 +161,7 @@ func TestVirtualPauseReasonsAreASet(t *testing.T) {
 		w.batches(topic, 0, 10, 10, "v")
 		release := make(chan struct{}, 100)
 		w.t.Cleanup(func() { close(release) })
-		m := w.start(func(context.Context, *kstage.Message) error { <-release; return nil },
+		m := w.start(func(context.Context, kstage.Message) error { <-release; return nil },
 			append(opts, kstage.WithWindow(kstage.Window{Records: 20}), smallFetches(), kstage.WithWorkers(1))...)
 		paused := func() []string { return m.Stats().Partitions[0].Paused }
 		let := func(n int) {
@@ -200,7 +200,7 @@ func TestVirtualBackpressureDiesWithTheAssignment(t *testing.T) {
 		}
 		opts = append(opts, kstage.WithWindow(kstage.Window{Records: 20}), smallFetches(), kstage.WithRevokeDrain(time.Second))
 		release := make(chan struct{})
-		held := func(ctx context.Context, _ *kstage.Message) error {
+		held := func(ctx context.Context, _ kstage.Message) error {
 			select {
 			case <-release:
 				return nil

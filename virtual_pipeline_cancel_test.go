@@ -71,7 +71,7 @@ func TestVirtualCancellationIsNoFailure(t *testing.T) {
 				w.values(topic, "other", "ok", "ok")
 				var calls atomic.Int32
 				var cause atomic.Value
-				m := w.start(func(ctx context.Context, msg *kstage.Message) error {
+				m := w.start(func(ctx context.Context, msg kstage.Message) error {
 					if string(msg.Key()) != "k" {
 						return nil
 					}
@@ -101,7 +101,7 @@ func TestVirtualCancellationIsNoFailure(t *testing.T) {
 				require.False(w.t, stuck)
 
 				var j journal
-				m2 := w.start(func(_ context.Context, msg *kstage.Message) error {
+				m2 := w.start(func(_ context.Context, msg kstage.Message) error {
 					j.note(msg)
 					_, failed := msg.FirstFailedAt()
 					require.False(w.t, failed)
@@ -127,7 +127,7 @@ func TestVirtualNilAfterCancellationCounts(t *testing.T) {
 				topic, opts := w.ladder(1)
 				w.values(topic, "k", "x", "behind")
 				var calls atomic.Int32
-				m := w.start(func(ctx context.Context, _ *kstage.Message) error {
+				m := w.start(func(ctx context.Context, _ kstage.Message) error {
 					if calls.Add(1) < attempt {
 						return errPure
 					}
@@ -153,7 +153,7 @@ func TestVirtualShutdownLetsHandlersEnd(t *testing.T) {
 		topic, opts := w.ladder(1)
 		w.values(topic, "k", "permanent", "ok")
 		var calls atomic.Int32
-		m := w.start(func(ctx context.Context, msg *kstage.Message) error {
+		m := w.start(func(ctx context.Context, msg kstage.Message) error {
 			calls.Add(1)
 			after(20 * time.Second)
 			require.NoError(w.t, ctx.Err())
@@ -181,7 +181,7 @@ func TestVirtualRevocationIsNoFailure(t *testing.T) {
 		opts = append(opts, kstage.WithRevokeDrain(2*time.Second))
 		var revoked atomic.Int32
 		var started atomic.Int32
-		m := w.start(func(ctx context.Context, _ *kstage.Message) error {
+		m := w.start(func(ctx context.Context, _ kstage.Message) error {
 			started.Add(1)
 			<-ctx.Done()
 			if context.Cause(ctx) == kstage.ErrRevoked { //nolint:errorlint // it comes as it is
@@ -191,7 +191,7 @@ func TestVirtualRevocationIsNoFailure(t *testing.T) {
 		}, append(opts, kstage.WithShutdownTimeout(0, 5*time.Second))...)
 		w.eventually(func() bool { return started.Load() == 2 })
 		var j journal
-		m2 := w.start(func(_ context.Context, msg *kstage.Message) error {
+		m2 := w.start(func(_ context.Context, msg kstage.Message) error {
 			j.note(msg)
 			return nil
 		}, opts...)
@@ -218,7 +218,7 @@ func TestVirtualHandlerIgnoresItsContext(t *testing.T) {
 		w.values(topic, "retried", "ignores")
 		release := make(chan struct{})
 		var hanging atomic.Int32
-		m := w.start(func(_ context.Context, msg *kstage.Message) error {
+		m := w.start(func(_ context.Context, msg kstage.Message) error {
 			switch {
 			case string(msg.Value()) != "ignores":
 				return nil

@@ -72,7 +72,7 @@ func TestVirtualWithoutDLQBlock(t *testing.T) {
 		w.values(topic, "other", "ok", "ok")
 		var j journal
 		var cured atomic.Bool
-		m := w.start(func(_ context.Context, msg *kstage.Message) error {
+		m := w.start(func(_ context.Context, msg kstage.Message) error {
 			if string(msg.Value()) == "blocked" && !cured.Load() {
 				j.note(msg)
 				return errPure
@@ -129,7 +129,7 @@ func TestVirtualBlockEnds(t *testing.T) {
 				topic, opts := w.ladder(1)
 				w.values(topic, "k", "blocked", "behind")
 				var calls atomic.Int32
-				m := w.start(func(_ context.Context, msg *kstage.Message) error {
+				m := w.start(func(_ context.Context, msg kstage.Message) error {
 					switch {
 					case string(msg.Value()) == "behind":
 						return nil
@@ -158,7 +158,7 @@ func TestVirtualSkip(t *testing.T) {
 		w.values(topic, "parked", "flaky")
 		w.values(topic, "running", "hold")
 		hold := make(chan struct{})
-		m := w.start(func(ctx context.Context, msg *kstage.Message) error {
+		m := w.start(func(ctx context.Context, msg kstage.Message) error {
 			if string(msg.Value()) == "hold" {
 				select {
 				case <-hold:
@@ -208,7 +208,7 @@ func TestVirtualWithoutDLQStop(t *testing.T) {
 		w.values(topic, "slow", "behind")
 		opts = append(opts, kstage.WithoutDLQ(kstage.Stop))
 		var j journal
-		m := w.start(func(ctx context.Context, msg *kstage.Message) error {
+		m := w.start(func(ctx context.Context, msg kstage.Message) error {
 			j.note(msg)
 			if string(msg.Value()) == "slow" {
 				after(5 * time.Second)
@@ -232,7 +232,7 @@ func TestVirtualWithoutDLQStop(t *testing.T) {
 		m.assertIdentity()
 
 		var again journal
-		m2 := w.start(func(_ context.Context, msg *kstage.Message) error {
+		m2 := w.start(func(_ context.Context, msg kstage.Message) error {
 			again.note(msg)
 			return nil
 		}, opts...)

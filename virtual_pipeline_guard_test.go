@@ -78,7 +78,7 @@ func TestVirtualLogLines(t *testing.T) {
 			r.Headers = []kgo.RecordHeader{header("message-id", fmt.Sprint("id-", i)), header("token", "header-"+secret)}
 			w.produce(r)
 		}
-		m, logs := w.startLogging(zapcore.DebugLevel, func(_ context.Context, msg *kstage.Message) error {
+		m, logs := w.startLogging(zapcore.DebugLevel, func(_ context.Context, msg kstage.Message) error {
 			v := strings.Fields(string(msg.Value()))[0]
 			if v == "error" || v == "flaky" && msg.Attempt() == 1 {
 				return errors.New("error-" + secret)
@@ -158,7 +158,7 @@ func TestVirtualHealthIsRedacted(t *testing.T) {
 			virtual(t, func(w *world) {
 				topic, opts := w.ladder(1)
 				w.values(topic, "k", "x")
-				m, logs := w.startLogging(zapcore.DebugLevel, func(context.Context, *kstage.Message) error {
+				m, logs := w.startLogging(zapcore.DebugLevel, func(context.Context, kstage.Message) error {
 					return kstage.Permanent(errors.New("card " + secret))
 				}, append(opts, kstage.WithoutDLQ(policy), kstage.WithErrorRedactor(func(s string) string {
 					return strings.ReplaceAll(s, secret, "***")
@@ -192,7 +192,7 @@ func TestVirtualForgedHeaders(t *testing.T) {
 			r.Headers = append(r.Headers, header(name, "99999"))
 		}
 		w.produce(r)
-		m := w.start(func(ctx context.Context, msg *kstage.Message) error {
+		m := w.start(func(ctx context.Context, msg kstage.Message) error {
 			require.Equal(w.t, 1, msg.Attempt())
 			require.Zero(w.t, msg.Stage())
 			require.Len(w.t, msg.Record.Headers, 3+len(oursNames), "not stripped either")
@@ -230,7 +230,7 @@ func TestVirtualHandledEvents(t *testing.T) {
 				topic, opts := w.ladder(1)
 				w.values(topic, "k", "ok", "flaky", "skip", "permanent")
 				events := &eventLog{durations: durations}
-				m := w.start(func(ctx context.Context, msg *kstage.Message) error {
+				m := w.start(func(ctx context.Context, msg kstage.Message) error {
 					after(3 * time.Second)
 					return obey(ctx, msg)
 				}, append(opts, kstage.WithMetrics(events))...)

@@ -37,7 +37,7 @@ func (w *world) awaitCommit(topic string, offset int64) {
 }
 
 // obey is a handler that does what a record's value says.
-func obey(ctx context.Context, msg *kstage.Message) error {
+func obey(ctx context.Context, msg kstage.Message) error {
 	switch string(msg.Value()) {
 	case "error":
 		return errPure
@@ -102,7 +102,7 @@ func TestVirtualVerdicts(t *testing.T) {
 				}
 				w.values(topic, "k", order...)
 				var j journal
-				m := w.start(func(ctx context.Context, msg *kstage.Message) error {
+				m := w.start(func(ctx context.Context, msg kstage.Message) error {
 					j.note(msg)
 					return obey(ctx, msg)
 				}, append(opts, kstage.WithWorkers(workers), kstage.WithHandlerTimeout(time.Second))...)
@@ -156,8 +156,8 @@ func TestVirtualImmediateRetries(t *testing.T) {
 		backoff := kstage.Backoff{Min: time.Second, Max: 3 * time.Second}
 		var j journal
 		var mu sync.Mutex
-		messages := map[*kstage.Message]int{}
-		m := w.start(func(_ context.Context, msg *kstage.Message) error {
+		messages := map[kstage.Message]int{}
+		m := w.start(func(_ context.Context, msg kstage.Message) error {
 			d := j.note(msg)
 			mu.Lock()
 			defer mu.Unlock()
@@ -244,7 +244,7 @@ func TestVirtualMaxAge(t *testing.T) {
 		w.values(topic, "k", "error")
 		after(time.Minute) // the record itself is old
 		var j journal
-		m := w.start(func(ctx context.Context, msg *kstage.Message) error {
+		m := w.start(func(ctx context.Context, msg kstage.Message) error {
 			j.note(msg)
 			return obey(ctx, msg)
 		}, append(opts, kstage.WithMaxAge(10*time.Second), kstage.WithImmediateRetries(1_000_000, kstage.Backoff{Min: time.Second, Max: time.Second}))...)
@@ -273,7 +273,7 @@ func TestVirtualHandlerTimeout(t *testing.T) {
 		w.values(topic, "k", "late error", "late nil", "quick error")
 		var inside atomic.Int32
 		var j journal
-		m := w.start(func(ctx context.Context, msg *kstage.Message) error {
+		m := w.start(func(ctx context.Context, msg kstage.Message) error {
 			require.EqualValues(w.t, 1, inside.Add(1), "two attempts overlap")
 			defer inside.Add(-1)
 			start := j.note(msg).At
@@ -352,7 +352,7 @@ func TestVirtualMiddleware(t *testing.T) {
 		named := func(name string) kstage.Middleware {
 			return func(next kstage.Handler) kstage.Handler {
 				made.Add(1)
-				return kstage.HandlerFunc(func(ctx context.Context, msg *kstage.Message) error {
+				return kstage.HandlerFunc(func(ctx context.Context, msg kstage.Message) error {
 					note(name + " " + string(msg.Value()))
 					if name == "b" && string(msg.Value()) == "answered" {
 						return kstage.Skip(errPure)
@@ -361,7 +361,7 @@ func TestVirtualMiddleware(t *testing.T) {
 				})
 			}
 		}
-		m := w.start(func(ctx context.Context, msg *kstage.Message) error {
+		m := w.start(func(ctx context.Context, msg kstage.Message) error {
 			note(fmt.Sprint("handler ", string(msg.Value()), " in ", ctx.Value(ctxKey{})))
 			return nil
 		}, append(opts, kstage.WithMiddleware(named("a")), kstage.WithMiddleware(named("b")))...)

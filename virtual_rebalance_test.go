@@ -42,7 +42,7 @@ func TestRevokeDrainsRunningHandlers(t *testing.T) {
 				for p := range int32(2) {
 					w.fill(c.topic, p, 20, 1)
 				}
-				work := func(ctx context.Context, _ *kstage.Message) error {
+				work := func(ctx context.Context, _ kstage.Message) error {
 					select {
 					case <-ctx.Done():
 						return context.Cause(ctx)
@@ -88,7 +88,7 @@ func TestRevokeCancelsWhatOutlastsTheDrain(t *testing.T) {
 				}
 				var mu sync.Mutex
 				causes := map[int32]error{}
-				stuck := func(ctx context.Context, msg *kstage.Message) error {
+				stuck := func(ctx context.Context, msg kstage.Message) error {
 					if string(msg.Key()) != "stuck" {
 						return nil
 					}
@@ -115,7 +115,7 @@ func TestRevokeCancelsWhatOutlastsTheDrain(t *testing.T) {
 				}()
 				first := c.join("first", stuck, w.mainOptions(b.opts...))
 				w.eventually(func() bool { return len(c.calls("first")) > 100 })
-				second := c.join("second", func(context.Context, *kstage.Message) error { return nil }, w.mainOptions(b.opts...))
+				second := c.join("second", func(context.Context, kstage.Message) error { return nil }, w.mainOptions(b.opts...))
 				w.eventually(func() bool { return len(c.calls("second")) > 100 })
 				close(supply)
 				<-supplied
@@ -203,7 +203,7 @@ func TestHandoverRepeatsNothingFinished(t *testing.T) {
 					w.fill(c.topic, p, 100, 1+rng.IntN(20))
 				}
 				latency := int64(1 + rng.IntN(2000))
-				work := func(_ context.Context, msg *kstage.Message) error {
+				work := func(_ context.Context, msg kstage.Message) error {
 					after(time.Duration(mix(seed, msg)%latency) * time.Millisecond)
 					return nil
 				}
@@ -233,7 +233,7 @@ func TestHandoverRepeatsNothingFinished(t *testing.T) {
 }
 
 // mix is a number of the record's own.
-func mix(seed uint64, msg *kstage.Message) int64 {
+func mix(seed uint64, msg kstage.Message) int64 {
 	x := seed<<40 ^ uint64(msg.Record.Partition)<<32 ^ uint64(msg.Record.Offset)
 	x *= 0x9e3779b97f4a7c15
 	return int64(x >> 33)

@@ -20,7 +20,7 @@ import (
 
 // slowly is a handler that takes d and heeds its context.
 func slowly(d time.Duration) kstage.HandlerFunc {
-	return func(ctx context.Context, _ *kstage.Message) error {
+	return func(ctx context.Context, _ kstage.Message) error {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -30,7 +30,7 @@ func slowly(d time.Duration) kstage.HandlerFunc {
 	}
 }
 
-func nothing(context.Context, *kstage.Message) error { return nil }
+func nothing(context.Context, kstage.Message) error { return nil }
 
 // Running handlers end before Run does, nothing new starts, what they finished is
 // committed, and the group is left: another member has the partition at once.
@@ -149,7 +149,7 @@ func TestShutdownEndsTheDrainOfARebalance(t *testing.T) {
 		w.fill(c.topic, 0, 1, 1)
 		w.fill(c.topic, 1, 1, 1)
 		release := make(chan struct{})
-		first := c.join("first", func(context.Context, *kstage.Message) error { <-release; return nil },
+		first := c.join("first", func(context.Context, kstage.Message) error { <-release; return nil },
 			kstage.WithRevokeDrain(20*time.Second), kstage.WithShutdownTimeout(time.Second, 5*time.Second))
 		w.eventually(func() bool { return len(c.calls("")) == 2 })
 		second := c.join("second", nothing)
@@ -202,7 +202,7 @@ func TestShutdownNamesHandlersOfPartitionsThatWent(t *testing.T) {
 		w.fill(c.topic, 0, 1, 1)
 		w.fill(c.topic, 1, 1, 1)
 		release := make(chan struct{})
-		first := c.join("first", func(context.Context, *kstage.Message) error { <-release; return nil },
+		first := c.join("first", func(context.Context, kstage.Message) error { <-release; return nil },
 			kstage.WithShutdownTimeout(2*time.Second, 5*time.Second))
 		w.eventually(func() bool { return len(c.calls("")) == 2 })
 		second := c.join("second", nothing)

@@ -22,7 +22,7 @@ func TestVirtualStats(t *testing.T) {
 			w.fill(topic, 1, 20, 20)
 		}
 		release := make(chan struct{})
-		m := w.start(func(_ context.Context, msg *kstage.Message) error {
+		m := w.start(func(_ context.Context, msg kstage.Message) error {
 			if msg.Record.Topic == "a" && msg.Record.Offset == 3 {
 				<-release
 			}
@@ -55,7 +55,7 @@ func TestVirtualStuckRecord(t *testing.T) {
 		topic, opts := w.ladder(1)
 		w.fill(topic, 0, 20, 20)
 		release := map[int64]chan struct{}{3: make(chan struct{}), 9: make(chan struct{})}
-		m := w.start(func(_ context.Context, msg *kstage.Message) error {
+		m := w.start(func(_ context.Context, msg kstage.Message) error {
 			if c := release[msg.Record.Offset]; c != nil {
 				<-c
 			}

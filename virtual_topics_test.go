@@ -154,7 +154,7 @@ func recreate(w *world, opts []kstage.ConsumerOption, cause error, within time.D
 	var mu sync.Mutex
 	ids, causes := map[string]int{}, []error{}
 	hold := "k0" // the key whose handler waits for its context's end, in the old topic
-	m := w.start(func(ctx context.Context, msg *kstage.Message) error {
+	m := w.start(func(ctx context.Context, msg kstage.Message) error {
 		mu.Lock()
 		ids[msg.ID()]++
 		wait := string(msg.Key()) == hold
@@ -213,7 +213,7 @@ func TestARecreatedTopicOfTwoMembers(t *testing.T) {
 		t := w.t
 		_, opts := w.ladder(4)
 		var j journal
-		handle := func(_ context.Context, msg *kstage.Message) error { j.note(msg); return nil }
+		handle := func(_ context.Context, msg kstage.Message) error { j.note(msg); return nil }
 		first := w.start(handle, opts...)
 		w.eventually(func() bool { return first.Health().Ready })
 		after(20 * time.Second)
@@ -250,7 +250,7 @@ func TestCopiesArriveInARecreatedDeadLetterTopic(t *testing.T) {
 			virtual(t, func(w *world) {
 				t := w.t
 				_, opts := w.ladder(2)
-				m := w.start(func(context.Context, *kstage.Message) error { return kstage.Permanent(errors.New("never")) }, opts...)
+				m := w.start(func(context.Context, kstage.Message) error { return kstage.Permanent(errors.New("never")) }, opts...)
 				w.fill("orders", 0, 3, 3)
 				w.eventually(func() bool { return m.counts.Snapshot().SentToDLQ == 3 })
 				require.NoError(t, w.fake.DeleteTopic("g-dlq"))
@@ -286,7 +286,7 @@ func TestAddedPartitionsAreConsumedWithin31s(t *testing.T) {
 				w.topic("orders", 1)
 				w.topic("g-dlq", 1)
 				var j journal
-				m := w.start(func(_ context.Context, msg *kstage.Message) error { j.note(msg); return nil }, s.opts...)
+				m := w.start(func(_ context.Context, msg kstage.Message) error { j.note(msg); return nil }, s.opts...)
 				w.eventually(func() bool { return m.Health().Ready })
 				after(42 * time.Second)
 				_, err := w.adm.CreatePartitions(t.Context(), 2, "orders")
@@ -309,7 +309,7 @@ func TestATopicThatMatchesThePatternLaterIsConsumed(t *testing.T) {
 		t := w.t
 		w.topic("g-dlq", 1)
 		var j journal
-		m := w.start(func(_ context.Context, msg *kstage.Message) error {
+		m := w.start(func(_ context.Context, msg kstage.Message) error {
 			j.note(msg)
 			return kstage.Permanent(errors.New("never"))
 		}, kstage.WithTopicPattern(".*"))

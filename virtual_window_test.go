@@ -79,7 +79,7 @@ func boundsHold(w *world, r *rand.Rand) {
 	budget := 1 + r.Int64N(12_000)
 	failing, slow, stuck := r.IntN(4) == 0, r.IntN(2) == 0, r.IntN(2) == 0
 	var c tally
-	m := w.start(func(_ context.Context, msg *kstage.Message) error {
+	m := w.start(func(_ context.Context, msg kstage.Message) error {
 		at := msg.Record.Offset
 		switch {
 		case stuck && at%61 == 0:
@@ -135,7 +135,7 @@ func TestVirtualBoundsWithoutCopies(t *testing.T) {
 			w.batches(topic, p, 40, 10, "0123456789")
 		}
 		var c tally
-		m := w.start(func(context.Context, *kstage.Message) error { after(time.Millisecond); return nil },
+		m := w.start(func(context.Context, kstage.Message) error { after(time.Millisecond); return nil },
 			append(opts, kstage.WithMetrics(&c), kstage.WithWindow(kstage.Window{Records: 50, Bytes: 2_000}), kstage.WithMemoryBudget(1_500), smallFetches())...)
 		var most kstage.Load
 		total := int64(0)
@@ -162,7 +162,7 @@ func TestVirtualBackpressureResumesAtHalf(t *testing.T) {
 		topic, opts := w.ladder(1)
 		w.batches(topic, 0, 30, 10, "v")
 		release := make(chan struct{}, 1000)
-		m := w.start(func(context.Context, *kstage.Message) error { <-release; return nil },
+		m := w.start(func(context.Context, kstage.Message) error { <-release; return nil },
 			append(opts, kstage.WithWindow(kstage.Window{Records: 100}), smallFetches(), kstage.WithWorkers(1))...)
 		w.t.Cleanup(func() { close(release) })
 		holds := func() int64 { return m.Loads()[0].Records }
@@ -200,7 +200,7 @@ func TestVirtualBudgetLetsEachPartitionTakeOneFetch(t *testing.T) {
 		}
 		stuck := make(chan struct{})
 		var c tally
-		m := w.start(func(_ context.Context, msg *kstage.Message) error {
+		m := w.start(func(_ context.Context, msg kstage.Message) error {
 			if msg.Record.Partition == 0 {
 				<-stuck
 			}
@@ -229,7 +229,7 @@ func TestVirtualBudgetThatWasNotSpentHoldsNobodyBack(t *testing.T) {
 		topic, opts := w.ladder(2)
 		w.batches(topic, 0, 8, 10, "0123456789")
 		stuck, release := make(chan struct{}), make(chan struct{}, 1000)
-		m := w.start(func(_ context.Context, msg *kstage.Message) error {
+		m := w.start(func(_ context.Context, msg kstage.Message) error {
 			if msg.Record.Partition == 0 {
 				<-stuck
 			} else {
@@ -272,7 +272,7 @@ func TestVirtualSpanBoundsWhatIsFinishedAboveTheHead(t *testing.T) {
 		topic, opts := w.ladder(1)
 		w.batches(topic, 0, 100, 10, "v")
 		release := make(chan struct{})
-		m := w.start(func(_ context.Context, msg *kstage.Message) error {
+		m := w.start(func(_ context.Context, msg kstage.Message) error {
 			if msg.Record.Offset == 5 {
 				<-release
 			}
@@ -297,7 +297,7 @@ func TestVirtualStuckKeyStopsNoOther(t *testing.T) {
 		w.fill(topic, 0, 500, 10)
 		var j journal
 		release, good := make(chan struct{}), atomic.Bool{}
-		m := w.start(func(_ context.Context, msg *kstage.Message) error {
+		m := w.start(func(_ context.Context, msg kstage.Message) error {
 			switch j.note(msg); {
 			case string(msg.Key()) == "k3":
 				<-release
@@ -330,7 +330,7 @@ func TestVirtualSlowHandlerKeepsUp(t *testing.T) {
 		const n = 4_000
 		topic, opts := w.ladder(1)
 		var handled atomic.Int64
-		w.start(func(context.Context, *kstage.Message) error {
+		w.start(func(context.Context, kstage.Message) error {
 			after(900 * time.Microsecond)
 			handled.Add(1)
 			return nil
@@ -388,7 +388,7 @@ func inOrder(w *world, ordering kstage.Ordering, rowOf func(*kgo.Record) (string
 	var mu sync.Mutex
 	wrong, mostAtOnce, atOnce := false, 0, 0
 	running, last, together := map[string]bool{}, map[string]int64{}, map[string]int{} // "x+": of class x now, "x": at most
-	m := w.start(func(_ context.Context, msg *kstage.Message) error {
+	m := w.start(func(_ context.Context, msg kstage.Message) error {
 		row, ordered := rowOf(msg.Record)
 		class := string(msg.Key())
 		if msg.Key() == nil {

@@ -52,16 +52,17 @@ type window struct {
 }
 
 // batch is the records of one fetch of one partition and one leader epoch.
-// Immutable, but that records and messages go when it is drained.
+// Immutable, but that records go when it is drained.
 type batch struct {
-	w        *window
-	records  []*kgo.Record
-	messages atomic.Pointer[[]Message] // of first calls, see message
-	first    *facts                    // of all of them
-	done     *offsets.Batch
-	size     int64
-	debug    bool         // per-record log lines are wanted
-	holding  atomic.Int32 // records of it that are held: lets run look for copies only where there are any
+	w       *window
+	ctx     context.Context // the window's
+	records []*kgo.Record
+	first   *facts // of all messages of first calls
+	done    *offsets.Batch
+	size    int64
+	debug   bool         // per-record log lines are wanted
+	plain   bool         // a first call needs the handler and nothing else, see pipeline.run
+	holding atomic.Int32 // records of it that are held: lets run look for copies only where there are any
 }
 
 func newWindow(in *intake, tp topicPartition) *window {
@@ -111,10 +112,12 @@ func (w *window) register(batches []*batch, next int64) bool {
 // are looked at once: this is the poll loop's share of a record's cost.
 func (w *window) newBatch(first *facts, rs []*kgo.Record, debug bool) *batch {
 	rs = oneEpoch(rs)
-	b := &batch{w: w, records: rs, first: first, done: trackedBatch(rs), debug: debug}
+	b := &batch{w: w, ctx: w.ctx, records: rs, first: first, done: trackedBatch(rs), debug: debug, plain: w.intake.plain && !debug}
+	size := int64(0) // a variable: what a pointer leads to is stored with each record
 	for _, r := range rs {
-		b.size += recordSize(r)
+		size += recordSize(r)
 	}
+	b.size = size
 	return b
 }
 
@@ -128,42 +131,16 @@ func oneEpoch(rs []*kgo.Record) []*kgo.Record {
 	return rs[:n:n]
 }
 
-// message is the one of a record's first call. Memory and contents are the worker's
-// that makes the call: what the poll loop has touched is dear to another core.
-func (b *batch) message(i int) *Message {
-	ms := b.messages.Load()
-	if ms == nil {
-		ms = b.makeMessages()
-	}
-	m := &(*ms)[i]
-	m.Record, m.facts = b.records[i], b.first
-	return m
-}
-
-func (b *batch) makeMessages() *[]Message {
-	ms := make([]Message, len(b.records))
-	if b.messages.CompareAndSwap(nil, &ms) {
-		return &ms
-	}
-	return b.messages.Load() // another worker's
-}
+// message is the one of a record's first call.
+func (b *batch) message(i int) Message { return Message{b.records[i], b.first} }
 
 // recordSize is what a record counts: its own bytes, decompressed.
 func recordSize(r *kgo.Record) int64 {
-	n := bytesSize(r)
-	for i := range r.Headers {
-		n += len(r.Headers[i].Key)
-	}
-	return int64(n)
-}
-
-// bytesSize is recordSize without the headers' keys.
-func bytesSize(r *kgo.Record) int {
 	n := len(r.Key) + len(r.Value)
 	for i := range r.Headers {
-		n += len(r.Headers[i].Value)
+		n += len(r.Headers[i].Key) + len(r.Headers[i].Value)
 	}
-	return n
+	return int64(n)
 }
 
 func trackedBatch(rs []*kgo.Record) *offsets.Batch {
@@ -192,7 +169,6 @@ func (b *batch) ended(from, end int) {
 	b.w.bytes.Add(-b.size)
 	b.w.count.Add(-int64(len(b.records)))
 	b.records = nil
-	b.messages.Store(nil)
 	b.w.intake.nudge()
 }
 

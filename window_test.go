@@ -89,7 +89,7 @@ func TestWindowsPausedByABudgetThatIsFreeAgainAreResumed(t *testing.T) {
 // idle is a Consumer that does not run.
 func idle(t *testing.T, opts ...kstage.ConsumerOption) *kstage.Consumer {
 	t.Helper()
-	c, err := kstage.NewConsumer(kstage.HandlerFunc(func(context.Context, *kstage.Message) error { return nil }), append(opts,
+	c, err := kstage.NewConsumer(kstage.HandlerFunc(func(context.Context, kstage.Message) error { return nil }), append(opts,
 		kstage.WithBrokers("127.0.0.1:1"), kstage.WithGroup("g"), kstage.WithTopics("orders"))...)
 	require.NoError(t, err)
 	return c
@@ -161,7 +161,7 @@ func decodeSmallWindows(w *world, parts int32, most int64) {
 		w.batches(topic, p, each/100, 100, "0123456789")
 	}
 	decoded := &decodes{}
-	m := w.start(func(context.Context, *kstage.Message) error { after(100 * time.Microsecond); return nil },
+	m := w.start(func(context.Context, kstage.Message) error { after(100 * time.Microsecond); return nil },
 		append(opts, kstage.WithWindow(kstage.Window{Records: 1_000}), kstage.WithWorkers(8),
 			kstage.WithFetch(kstage.Fetch{MaxPartitionBytes: 4_000}), kstage.WithClientOptions(decoded.on(w)))...)
 	w.eventually(func() bool { return m.counts.Snapshot().Processed == uint64(parts)*each })

@@ -84,7 +84,7 @@ func startRaw(ctx context.Context, ended chan<- error) (func() int64, error) {
 func startKstage(ctx context.Context, ended chan<- error) (func() int64, error) {
 	var counters kstage.Counters
 	c, err := kstage.NewConsumer(
-		kstage.HandlerFunc(func(context.Context, *kstage.Message) error { return nil }),
+		kstage.HandlerFunc(func(context.Context, kstage.Message) error { return nil }),
 		kstage.WithBrokers(*addr), kstage.WithGroup(group()), kstage.WithTopics(topic),
 		kstage.WithMetrics(&counters), kstage.WithTopicProvisioning(kstage.TrustTopics),
 	)

@@ -131,7 +131,7 @@ type shop struct {
 }
 
 // Handle implements kstage.Handler.
-func (s *shop) Handle(_ context.Context, msg *kstage.Message) error {
+func (s *shop) Handle(_ context.Context, msg kstage.Message) error {
 	err := charge(msg)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -149,7 +149,7 @@ func (s *shop) Handle(_ context.Context, msg *kstage.Message) error {
 }
 
 // charge is where the work would be: one order fails once, one for good.
-func charge(msg *kstage.Message) error {
+func charge(msg kstage.Message) error {
 	switch {
 	case string(msg.Key()) == "order-2" && msg.Attempt() == 1:
 		return errors.New("the payment service did not answer") // tried again, in this process
