@@ -7,6 +7,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 )
 
 // What the answers to copies lead to: records finished, sent again, or blocked.
@@ -18,7 +19,7 @@ func (o *handOff) answered(box *outbox, c *copying, partition int32, err error) 
 		o.board.clearRecord(HealthOversize, c.coordinates())
 		o.board.clearRecord(HealthStuckRecord, c.coordinates())
 	}
-	o.metrics.HandedOff(HandedOffEvent{Target: box.target.topic, Dead: true, Attempt: c.facts.attempt, Stale: stale, Err: err})
+	o.metrics.HandedOff(HandedOffEvent{Target: box.target.topic, Dead: c.reason != "", Attempt: c.attempt, Stale: stale, Err: err})
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if err == nil {
@@ -68,9 +69,49 @@ func (o *handOff) failed(box *outbox, c *copying, partition int32, err error) {
 		box.takeBack(c)
 	case c.shrink(o.oversize):
 		box.takeBack(c)
+	case c.reason == "":
+		o.outgrown(box, c, err)
 	default:
 		o.refuse(box, c, err)
 	}
+}
+
+// outgrown is the end of a record whose copy no retry topic takes: it is dead, and
+// its dead letter another copy. o.mu is held.
+func (o *handOff) outgrown(box *outbox, c *copying, err error) {
+	switch o.dead {
+	case 0:
+		o.log.log.Error("record is too large for its retry topic: to the dead-letter topic", append(coordinateFields(c.coordinates()), zap.String("target", box.target.topic), zap.Error(err))...)
+		c.setFlying(false) // its new outbox counts it
+		c.reason, c.due, c.notBefore = ReasonOversize, time.Time{}, time.Time{}
+		c.topic, c.shed, c.suspect = o.dlq, false, false
+		dlq := o.box(o.dlq, c.record.Partition)
+		dlq.add(c)
+		o.goOn(dlq)
+	case Drop:
+		c.setFlying(false)
+		o.busy.Go(func() { o.drop(c) })
+	case Block: // the topic's limit may be raised
+		o.refuse(box, c, err)
+	case Stop:
+		o.refuse(box, c, err)
+		stopped := &StoppedError{Coordinates: c.coordinates(), Err: err}
+		o.busy.Go(func() { o.stop(stopped) })
+	}
+}
+
+// drop finishes a record for which there is no room anywhere: WithoutDLQ(Drop).
+func (o *handOff) drop(c *copying) {
+	if !c.b.w.resolve(c.held) {
+		return // its window is dead, or Skip was first
+	}
+	co := c.coordinates()
+	o.metrics.Handled(HandledEvent{Topic: co.Topic, Partition: co.Partition, Stage: c.facts.stage, Attempt: c.facts.attempt, Outcome: OutcomeDropped, Reason: ReasonOversize})
+	o.log.record(c.b.w.ctx, zapcore.ErrorLevel, "record is too large for its retry topic and dropped: WithoutDLQ(Drop)", Message{c.record, &c.facts}, zap.Stringer("outcome", OutcomeDropped), zap.String("reason", string(ReasonOversize)))
+}
+
+func coordinateFields(co Coordinates) []zap.Field {
+	return []zap.Field{zap.String("topic", co.Topic), zap.Int32("partition", co.Partition), zap.Int64("offset", co.Offset)}
 }
 
 // isTooLarge says that a record, or the batch it was in, is more than the topic takes.
@@ -95,8 +136,7 @@ func (o *handOff) refuse(box *outbox, c *copying, err error) {
 	co := c.coordinates()
 	first := o.board.raise(HealthReason{Kind: HealthOversize, Topic: co.Topic, Partition: co.Partition, Offset: co.Offset, Err: err})
 	if first {
-		o.log.log.Error("record is too large for the dead-letter topic and stays unfinished", zap.String("topic", co.Topic),
-			zap.Int32("partition", co.Partition), zap.Int64("offset", co.Offset), zap.String("target", box.target.topic), zap.Error(err))
+		o.log.log.Error("record is too large for its target and stays unfinished", append(coordinateFields(co), zap.String("target", box.target.topic), zap.Error(err))...)
 	}
 	box.refused = append(box.refused, c)
 	if box.again == nil {

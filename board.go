@@ -29,6 +29,7 @@ type healthBoard struct {
 
 type reasonKey struct {
 	kind      ReasonKind
+	group     string
 	topic     string
 	partition int32
 	offset    int64 // of kinds that name a record
@@ -97,7 +98,7 @@ func (b *healthBoard) note(e StateEvent) {
 }
 
 func keyOf(r HealthReason) reasonKey {
-	k := reasonKey{kind: r.Kind, topic: r.Topic, partition: r.Partition}
+	k := reasonKey{kind: r.Kind, group: r.Group, topic: r.Topic, partition: r.Partition}
 	if r.Kind.ofRecord() {
 		k.offset = r.Offset
 	}
@@ -141,8 +142,11 @@ func (b *healthBoard) clear(k ReasonKind, topic string, partition int32) bool {
 
 // clearRecord takes back what names a record.
 func (b *healthBoard) clearRecord(k ReasonKind, co Coordinates) bool {
-	return !b.quiet() && b.clearKey(reasonKey{k, co.Topic, co.Partition, co.Offset})
+	return !b.quiet() && b.clearKey(reasonKey{kind: k, topic: co.Topic, partition: co.Partition, offset: co.Offset})
 }
+
+// clearReason takes back what raise posted of the same things.
+func (b *healthBoard) clearReason(r HealthReason) bool { return !b.quiet() && b.clearKey(keyOf(r)) }
 
 func (b *healthBoard) clearKey(k reasonKey) bool {
 	b.mu.Lock()
@@ -199,10 +203,12 @@ func (b *healthBoard) clearWhere(match func(posted) bool) {
 	}
 }
 
-// end is the end of Run: not ready for good.
-func (b *healthBoard) end(err error) {
-	b.clearWhere(func(r posted) bool { return r.Kind == HealthDraining || r.Kind == HealthDisconnected })
-	b.raise(HealthReason{Kind: HealthNotJoined, Partition: -1, Err: err})
+// end is the end of Run: not a member of the group any more, and not ready for good.
+func (b *healthBoard) end(group string, err error) {
+	b.clearWhere(func(r posted) bool {
+		return r.Kind == HealthDraining || r.Kind == HealthDisconnected || r.Kind == HealthNotJoined && r.Group != group
+	})
+	b.raise(HealthReason{Kind: HealthNotJoined, Partition: -1, Group: group, Err: err})
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.failed = err != nil
@@ -225,7 +231,7 @@ func (b *healthBoard) health(turning bool) Health {
 
 func compareReasons(x, y HealthReason) int {
 	return cmp.Or(
-		cmp.Compare(x.Kind, y.Kind), cmp.Compare(x.Topic, y.Topic),
+		cmp.Compare(x.Kind, y.Kind), cmp.Compare(x.Group, y.Group), cmp.Compare(x.Topic, y.Topic),
 		cmp.Compare(x.Partition, y.Partition), cmp.Compare(x.Offset, y.Offset),
 	)
 }
@@ -245,5 +251,5 @@ func fewOfEachPartition(sorted []HealthReason) (kept []HealthReason) {
 }
 
 func samePartition(x, y HealthReason) bool {
-	return x.Kind == y.Kind && x.Topic == y.Topic && x.Partition == y.Partition
+	return x.Kind == y.Kind && x.Group == y.Group && x.Topic == y.Topic && x.Partition == y.Partition
 }

@@ -153,7 +153,7 @@ func (in *intake) answered(ws []*window, moved map[string]map[int32]kgo.EpochOff
 			w.setCommitted(o.Offset)
 			in.board.clear(HealthCommitFailing, w.topic, w.partition)
 		case isFenced(err):
-			in.fail(explain(err, in.cfg.grantGroup()))
+			in.fail(explain(err, in.grantGroup()))
 		case !isRebalancing(err):
 			in.commitFailed(w, err)
 		}
@@ -163,7 +163,7 @@ func (in *intake) answered(ws []*window, moved map[string]map[int32]kgo.EpochOff
 
 // commitFailed reports; the log, once.
 func (in *intake) commitFailed(w *window, err error) {
-	err = explain(err, in.cfg.grantGroup()+" and "+in.cfg.grantRead(w.topic))
+	err = explain(err, in.grantGroup()+" and "+grantRead(w.topic))
 	if in.board.raise(HealthReason{Kind: HealthCommitFailing, Topic: w.topic, Partition: w.partition, Err: err}) {
 		in.log.Warn("commit failed, it is tried again", zap.String("topic", w.topic), zap.Int32("partition", w.partition), zap.Error(err))
 	}

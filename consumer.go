@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,7 +28,11 @@ type Consumer struct {
 	metrics MetricsCollector
 	pool    *lanes.Pool[*batch]
 	main    *intake
-	handOff *handOff // without a dead-letter queue it only lends its client to the look at the topics
+	retry   *intake  // of the retry topics; nil without stages
+	handOff *handOff // without a topic to write to it only lends its client to the look at the topics
+
+	lookSoon chan struct{} // one slot: a poll met an unknown topic; read by the topic watcher
+	pausing  sync.Mutex    // makes Pause and Resume one after the other, of all intakes and in Health; taken before their mu
 }
 
 // NewConsumer makes a Consumer that gives records to h. It checks all options
@@ -37,19 +42,39 @@ func NewConsumer(h Handler, opts ...ConsumerOption) (*Consumer, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Consumer{cfg: cfg}
+	c := &Consumer{cfg: cfg, lookSoon: make(chan struct{}, 1)}
 	c.board = newHealthBoard(func(e StateEvent) { c.metrics.StateChanged(e) })
 	c.guard = &guard{log: cfg.logger, board: c.board}
 	c.metrics = c.guard.collector(cfg.metrics)
 	c.records = newRecordLog(&c.cfg, c.guard)
 	c.handOff = newHandOff(c)
 	p := newPipeline(c)
-	c.pool = lanes.New(cfg.workers, 1, lanes.Work[*batch]{
-		Run: p.run, Unwound: p.unwound, Ended: (*batch).ended, Key: keyFunc(cfg.ordering),
-	})
-	c.main = newIntake(c, p, 0)
-	c.board.raise(HealthReason{Kind: HealthNotJoined, Partition: -1})
+	work := lanes.Work[*batch]{Run: p.run, Unwound: p.unwound, Ended: (*batch).ended, Key: keyFunc(cfg.ordering)}
+	c.pool = lanes.New(cfg.workers, min(2, 1+len(cfg.delays)), work)
+	c.main = newIntake(c, p, cfg.mainFeed())
+	if len(cfg.delays) > 0 {
+		c.retry = newIntake(c, p, cfg.retryFeed())
+	}
+	for _, in := range c.intakes() {
+		c.board.raise(HealthReason{Kind: HealthNotJoined, Partition: -1, Group: in.feed.group})
+	}
 	return c, nil
+}
+
+// intakes lists them: of the main topics, and of the retry topics where there are any.
+func (c *Consumer) intakes() []*intake {
+	if c.retry == nil {
+		return []*intake{c.main}
+	}
+	return []*intake{c.main, c.retry}
+}
+
+// intakeOf returns the one that reads a topic.
+func (c *Consumer) intakeOf(topic string) *intake {
+	if c.retry != nil && c.retry.feed.stages[topic] != nil {
+		return c.retry
+	}
+	return c.main
 }
 
 // keyFunc gives lanes what is to be in order.
@@ -88,7 +113,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 	ended := make(chan struct{})
 	telling.Go(func() { c.board.tellAll(ended) })
 	err := c.run(ctx)
-	c.board.end(c.records.shown(err))
+	c.board.end(c.cfg.group, c.records.shown(err))
 	close(ended)
 	telling.Wait()
 	return err
@@ -107,10 +132,25 @@ func (c *Consumer) run(ctx context.Context) error {
 	if err := c.prepare(running, adm); err != nil {
 		return c.failed.or(endedBy(running, err))
 	}
-	if err := c.main.connect(base); err != nil {
-		return err
+	for _, in := range c.intakes() {
+		if err := in.connect(base); err != nil {
+			c.disconnect()
+			return err
+		}
 	}
 	return c.failed.or(c.serve(running, adm))
+}
+
+// disconnect ends the clients of a Run that does not begin.
+func (c *Consumer) disconnect() {
+	for _, in := range c.intakes() {
+		if in.kill != nil {
+			in.kill()
+		}
+		if in.client != nil {
+			in.client.CloseAllowingRebalance()
+		}
+	}
 }
 
 var errFailed = errors.New("kstage: the consumer failed")
@@ -128,27 +168,36 @@ func (c *Consumer) serve(ctx context.Context, adm topicAdmin) error {
 	base := context.WithoutCancel(ctx)
 	loops, stopLoops := context.WithCancel(base)
 	defer stopLoops()
-	watcher := newTopicWatcher(c.main, adm)
+	watcher := newTopicWatcher(c, adm)
 	var running sync.WaitGroup
-	running.Go(func() { c.main.committer(loops) })
-	running.Go(func() { c.main.pauser(loops) })
 	running.Go(func() { watcher.watch(loops) })
-	running.Go(func() { c.main.poll(ctx) })
+	for _, in := range c.intakes() {
+		running.Go(func() { in.committer(loops) })
+		running.Go(func() { in.pauser(loops) })
+		running.Go(func() { in.poll(ctx) })
+	}
 	<-ctx.Done()
 	return c.shutdown(base, stopLoops, &running)
 }
 
-// Pause stops fetching the named topics, or all where none is named, until
-// Resume. Records that were fetched before are still handled. It outlives
-// rebalances. Pausing what is paused changes nothing.
-func (c *Consumer) Pause(topics ...string) {
-	c.main.setPaused(true, topics)
-}
+// Pause stops fetching the named topics, or all where none is named, retry topics
+// included, until Resume. Records that were fetched before are still handled. It
+// outlives rebalances. Pausing what is paused changes nothing.
+func (c *Consumer) Pause(topics ...string) { c.setPaused(true, topics) }
 
 // Resume ends what Pause began: with no names, all of it; of a pause of all
 // topics, single ones cannot be resumed.
-func (c *Consumer) Resume(topics ...string) {
-	c.main.setPaused(false, topics)
+func (c *Consumer) Resume(topics ...string) { c.setPaused(false, topics) }
+
+// setPaused tells Health under the same lock, or two callers at once could leave it
+// with the earlier state.
+func (c *Consumer) setPaused(paused bool, topics []string) {
+	c.pausing.Lock()
+	defer c.pausing.Unlock()
+	for _, in := range c.intakes() {
+		in.setPaused(paused, topics)
+	}
+	c.board.replace(HealthPaused, c.main.pausedByUser()) // all intakes are told the same
 }
 
 // Skip finishes one record by an operator's decision: it is committed and goes
@@ -156,7 +205,7 @@ func (c *Consumer) Resume(topics ...string) {
 // WithoutDLQ(Block), or in a failing hand-off; ErrNotParked where it is not.
 func (c *Consumer) Skip(topic string, partition int32, offset int64) error {
 	co := Coordinates{topic, partition, offset}
-	h := c.main.waiting(co)
+	h := c.intakeOf(topic).waiting(co)
 	if h == nil || !c.takeOut(h) || !h.b.w.resolve(h) {
 		return fmt.Errorf("%w: %s", ErrNotParked, co)
 	}
@@ -177,17 +226,28 @@ func (c *Consumer) takeOut(h *held) bool {
 func (c *Consumer) Topology() Topology { return c.cfg.topology() }
 
 // Health says how the consumer is, without asking anybody.
-func (c *Consumer) Health() Health { return c.board.health(!c.main.stalled(time.Now())) }
+func (c *Consumer) Health() Health {
+	now := time.Now()
+	stalled := slices.ContainsFunc(c.intakes(), func(in *intake) bool { return in.stalled(now) })
+	return c.board.health(!stalled)
+}
 
-// Stats tells where each assigned partition stands, sorted by topic and
-// partition. It takes locks that the consumer's own work needs: call it each few
+// Stats tells where each assigned partition stands: of the main topics, then of the
+// retry topics, each sorted by topic and partition. It takes locks that the consumer's own work needs: call it each few
 // seconds, not in a loop.
-func (c *Consumer) Stats() Stats { return Stats{Partitions: c.main.stats()} }
+func (c *Consumer) Stats() (s Stats) {
+	for _, in := range c.intakes() {
+		s.Partitions = append(s.Partitions, in.stats()...)
+	}
+	return s
+}
 
 // stop ends Run with err after a drain, and at once starts nothing more.
 func (c *Consumer) stop(err error) {
 	c.failed.set(err)
-	c.main.stop()
+	for _, in := range c.intakes() {
+		in.stop()
+	}
 }
 
 // failure is the first error that ends Run. Its zero value is ready.

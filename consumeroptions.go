@@ -23,6 +23,9 @@ type consumerConfig struct {
 	handlerTimeout time.Duration
 	stuckAfter     time.Duration
 
+	delays           []time.Duration // of the stages
+	retryPrefix      string          // empty: the default name
+	retryGroup       string          // empty: the default name
 	immediate        int
 	immediateBackoff Backoff
 	maxAge           time.Duration
@@ -75,7 +78,8 @@ func defaultWindow() Window { return Window{Records: 50_000, Bytes: 8 << 20, Spa
 // --- what is consumed
 
 // WithGroup sets the consumer group: UTF-8 of at most 512 bytes, since it stands in
-// headers. The dead-letter topic is named after it, see WithDLQTopic. Required.
+// headers. Retry topics, their group and the dead-letter topic are named after it,
+// see WithRetryTopicPrefix, WithRetryGroup, WithDLQTopic. Required.
 func WithGroup(id string) ConsumerOption {
 	return consumerOption(func(c *consumerConfig) { c.group = id })
 }
@@ -97,7 +101,7 @@ func WithTopics(names ...string) ConsumerOption {
 
 // WithTopicPattern consumes every topic whose name the regular expression
 // matches, anywhere in the name: anchor it with ^ and $. The consumer's own
-// dead-letter topic and internal topics never match. Topics created
+// retry topics, its dead-letter topic and internal topics never match. Topics created
 // later are found within 30 s.
 func WithTopicPattern(re string) ConsumerOption {
 	return consumerOption(func(c *consumerConfig) { c.topics, c.pattern = nil, re })
@@ -158,7 +162,8 @@ func WithOnGap(p GapPolicy) ConsumerOption {
 	return consumerOption(func(c *consumerConfig) { c.onGap = p })
 }
 
-// Fetch tunes the requests for records of the main topics. A zero field is the default.
+// Fetch tunes the requests for records of the main topics; those for retry topics
+// have settings of their own. A zero field is the default.
 type Fetch struct {
 	MinBytes          int32         // the broker waits for so much, default 1
 	MaxBytes          int32         // of one response, default 16 MiB
@@ -260,8 +265,9 @@ func (w Window) withDefaults() Window {
 	}
 }
 
-// WithMemoryBudget bounds the bytes held of all partitions together. A partition
-// that holds nothing may always take one fetch. Default: 256 MiB.
+// WithMemoryBudget bounds the bytes held of all partitions together; those of
+// retry topics have as much again. A partition that holds nothing may always take
+// one fetch. Default: 256 MiB.
 func WithMemoryBudget(bytes int64) ConsumerOption {
 	return consumerOption(func(c *consumerConfig) { c.memoryBudget = bytes })
 }

@@ -34,44 +34,77 @@ var (
 // Permanent marks err as one that no retry can cure: the record is dead at
 // once. Permanent(nil) is nil. The mark survives wrapping (errors.As finds it);
 // of several, the outermost counts.
-func Permanent(err error) error {
-	if err == nil {
-		return nil
-	}
-	return &directive{err: err, class: ClassPermanent}
-}
+func Permanent(err error) error { return mark(err, directPermanent, 0) }
 
 // Skip marks the record as finished although err happened: it is counted as
 // skipped, committed, and sent nowhere. Skip(nil) is nil. The mark survives
 // wrapping as Permanent's does.
-func Skip(err error) error {
-	if err == nil {
-		return nil
-	}
-	return &directive{err: err, class: ClassSkip}
-}
+func Skip(err error) error { return mark(err, directSkip, 0) }
+
+// RetryAfter marks err as one to retry no sooner than d from now, and not in
+// this process: the record goes to the first of the stages left to it whose delay
+// is at least d. Where none is so long it waits at the last one until d has passed,
+// and is handled at most that stage's delay later. It costs one attempt; at the
+// last stage the record is dead. Without stages its key waits here for d, as often
+// as WithImmediateRetries says. d of zero or less is as soon as the next stage
+// allows. RetryAfter(nil, d) is nil. The mark survives wrapping as Permanent's does.
+func RetryAfter(err error, d time.Duration) error { return mark(err, directRetryAfter, d) }
+
+// Snooze makes the handler be called again d from now, at the earliest: nothing
+// has failed, it is too early. The record waits in the first stage from its own on
+// whose delay is at least d, or in the last until d has passed; without stages its
+// key waits here for d. It costs no attempt and no stage; WithMaxAge bounds it. The
+// mark survives wrapping as Permanent's does.
+func Snooze(d time.Duration) error { return mark(errSnoozed, directSnooze, d) }
+
+var errSnoozed = errors.New("kstage: snoozed")
 
 // IsPermanent reports whether err, or an error it wraps, came from Permanent.
-func IsPermanent(err error) bool { return directiveOf(err) == ClassPermanent }
+func IsPermanent(err error) bool { return directiveOf(err).kind == directPermanent }
 
 // IsSkip reports whether err, or an error it wraps, came from Skip.
-func IsSkip(err error) bool { return directiveOf(err) == ClassSkip }
+func IsSkip(err error) bool { return directiveOf(err).kind == directSkip }
+
+// RetryDelay returns the d of RetryAfter or Snooze; false where err, and what it
+// wraps, came from neither.
+func RetryDelay(err error) (d time.Duration, ok bool) {
+	dir := directiveOf(err)
+	return dir.wait, dir.kind == directRetryAfter || dir.kind == directSnooze
+}
 
 // directive is a handler's decision, travelling as an error so that it can be wrapped.
 type directive struct {
-	err   error
-	class Class
+	err  error
+	kind directiveKind
+	wait time.Duration // retry after, snooze
+}
+
+type directiveKind int
+
+const (
+	directNone directiveKind = iota
+	directPermanent
+	directSkip
+	directRetryAfter
+	directSnooze
+)
+
+func mark(err error, kind directiveKind, wait time.Duration) error {
+	if err == nil {
+		return nil
+	}
+	return &directive{err, kind, wait}
 }
 
 func (d *directive) Error() string { return d.err.Error() }
 func (d *directive) Unwrap() error { return d.err }
 
-// directiveOf returns the outermost directive of err; ClassRetry when it has none.
-func directiveOf(err error) Class {
+// directiveOf returns the outermost directive of err; the zero one when it has none.
+func directiveOf(err error) directive {
 	if d := (*directive)(nil); errors.As(err, &d) {
-		return d.class
+		return *d
 	}
-	return ClassRetry
+	return directive{}
 }
 
 // PanicError is what a handler's panic becomes. A handler that ended its
@@ -115,8 +148,8 @@ func standIn(err error) error {
 		return &timeoutError{after: e.after, err: readable(e.err)}
 	}
 	stand := &unreadableError{typ: typeBefore(err)}
-	if c := classBefore(err); c != ClassRetry {
-		return &directive{err: stand, class: c}
+	if d := directiveBefore(err); d.kind != directNone {
+		return &directive{stand, d.kind, d.wait}
 	}
 	return stand
 }
@@ -130,8 +163,8 @@ func typeBefore(err error) (typ string) {
 	return typ
 }
 
-// classBefore returns the directive that comes before what cannot be read.
-func classBefore(err error) (c Class) {
+// directiveBefore returns the directive that comes before what cannot be read.
+func directiveBefore(err error) (d directive) {
 	defer func() { _ = recover() }()
 	return directiveOf(err)
 }

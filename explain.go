@@ -49,9 +49,9 @@ func explain(err error, grant string) error {
 	return err
 }
 
-func (c *consumerConfig) grantGroup() string { return fmt.Sprintf("READ on group %q", c.group) }
+func (in *intake) grantGroup() string { return fmt.Sprintf("READ on group %q", in.feed.group) }
 
-func (c *consumerConfig) grantRead(topic string) string {
+func grantRead(topic string) string {
 	if topic == "" {
 		return "READ on each consumed topic"
 	}

@@ -22,7 +22,7 @@ type Post struct {
 // NewPost makes one.
 func NewPost(oversize Oversize, produce func(*kgo.Record, func(*kgo.Record, error))) *Post {
 	o := &handOff{
-		target: "dlq", oversize: oversize, log: &recordLog{log: zap.NewNop()}, metrics: NopMetrics{},
+		dlq: "dlq", oversize: oversize, log: &recordLog{log: zap.NewNop()}, metrics: NopMetrics{},
 		board: newHealthBoard(func(StateEvent) {}), random: jitter,
 		batchSize: map[string]int32{}, outboxes: map[topicPartition]*outbox{}, counts: map[string]int32{},
 	}
@@ -68,7 +68,7 @@ func (a *Assignment) Bury(offset int64, value []byte, text string) bool {
 	if !a.w.hold(h, heldLeaving) {
 		return false
 	}
-	a.p.o.start(h, departure{reason: ReasonPermanent, err: errors.New(text)})
+	a.p.o.start(h, departure{topic: "dlq", reason: ReasonPermanent, err: errors.New(text)})
 	return true
 }
 

@@ -20,11 +20,15 @@ const (
 
 // Verdicts, by name.
 const (
-	VerdictFinished = "finished"
-	VerdictSkipped  = "skipped"
-	VerdictRetry    = "retry"
-	VerdictDead     = "dead"
-	VerdictReleased = "released"
+	VerdictFinished  = "finished"
+	VerdictSkipped   = "skipped"
+	VerdictRetry     = "retry"
+	VerdictDead      = "dead"
+	VerdictReleased  = "released"
+	VerdictLater     = "later"
+	VerdictHopped    = "hopped"
+	VerdictForeign   = "foreign"
+	VerdictHandleNow = "handle now"
 )
 
 // Judgement is a verdict.
@@ -58,7 +62,8 @@ func Judge(c JudgeCase) Judgement {
 	a := attempt{retries: c.Retries, blocked: c.Blocked, cancelled: c.Cancelled, firstFailedAt: now.Add(-c.Age), now: now}
 	v := judge(&p, a, c.Err)
 	names := map[verdictKind]string{
-		finished: VerdictFinished, skipped: VerdictSkipped, retryHere: VerdictRetry, dead: VerdictDead, released: VerdictReleased,
+		finished: VerdictFinished, skipped: VerdictSkipped, retryHere: VerdictRetry, retryLater: VerdictLater, hopped: VerdictHopped,
+		foreign: VerdictForeign, dead: VerdictDead, released: VerdictReleased, handleNow: VerdictHandleNow,
 	}
 	return Judgement{names[v.kind], v.wait, v.reason}
 }
@@ -86,7 +91,7 @@ func Readable(err error) error          { return readable(err) }
 // value is there.
 func CopyHeaders(d DeadLetter, copyID string, own []kgo.RecordHeader) []kgo.RecordHeader {
 	f := copyFacts{
-		id: d.ID, copyID: copyID, origin: d.Origin, group: d.Group, attempt: d.Attempt, stage: d.Stage,
+		id: []byte(d.ID), copyID: []byte(copyID), origin: d.Origin, group: d.Group, attempt: d.Attempt, stage: d.Stage,
 		firstFailedAt: d.FirstFailedAt, lastFailedAt: d.LastFailedAt, reason: d.Reason,
 		errorType: d.ErrorType, errorText: d.Error, stack: d.Stack, valueOmitted: d.ValueOmitted,
 		redriveCount: d.RedriveCount, redriveID: d.RedriveID,

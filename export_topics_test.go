@@ -68,7 +68,7 @@ func (b Board) Replace(k ReasonKind, rs ...HealthReason) []HealthReason { return
 func (b Board) Tell() (end func()) { return b.b.tell() }
 
 // End is the end of Run.
-func (b Board) End(err error) { b.b.end(err) }
+func (b Board) End(err error) { b.b.end("", err) }
 
 // Health is what is posted.
 func (b Board) Health(turning bool) Health { return b.b.health(turning) }
@@ -91,7 +91,7 @@ func Explain(err error, grant string) error { return explain(err, grant) }
 
 // Replaced returns of ids, seen one after the other for one topic, which are a new topic.
 func Replaced(ids ...byte) (replaced []bool) {
-	t := newTopicWatcher(nil, topicAdmin{}).ids
+	t := newTopicWatcher(&Consumer{}, topicAdmin{}).ids
 	for _, id := range ids {
 		replaced = append(replaced, t.replaced("orders", [16]byte{id}))
 	}

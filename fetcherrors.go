@@ -22,7 +22,7 @@ func (in *intake) failed(ctx context.Context, topic string, p *kgo.FetchPartitio
 	case topic == "" && errors.Is(err, context.DeadlineExceeded): // nothing came within pollTimeout; a dial's time-out is one of a topic
 		return false
 	case isAuthorization(err):
-		in.unauthorized(topic, explain(err, in.cfg.grantRead(topic)))
+		in.unauthorized(topic, explain(err, grantRead(topic)))
 	case isUnknownTopic(err):
 		poke(in.lookSoon)
 	case isDataLoss(err):
@@ -59,8 +59,8 @@ type groupErrors struct{ in *intake }
 // OnGroupManageError implements kgo.HookGroupManageError.
 func (g *groupErrors) OnGroupManageError(err error) {
 	in := g.in
-	explained := explain(err, in.cfg.grantGroup())
-	in.board.raise(HealthReason{Kind: HealthNotJoined, Partition: -1, Err: explained})
+	explained := explain(err, in.grantGroup())
+	in.board.raise(HealthReason{Kind: HealthNotJoined, Partition: -1, Group: in.feed.group, Err: explained})
 	switch {
 	case isFenced(err):
 		in.fail(explained)
@@ -76,7 +76,7 @@ const (
 
 // unauthorized notes a refusal for a topic, or for the group (no topic).
 func (in *intake) unauthorized(topic string, err error) {
-	in.board.raiseFor(authGap, HealthReason{Kind: HealthAuthFailing, Topic: topic, Partition: -1, Err: err})
+	in.board.raiseFor(authGap, in.authFailing(topic, err))
 	in.mu.Lock()
 	o := in.refusals[topic]
 	if o == nil {
@@ -92,10 +92,19 @@ func (in *intake) unauthorized(topic string, err error) {
 
 // authorized ends what unauthorized began.
 func (in *intake) authorized(topic string) {
-	in.board.clear(HealthAuthFailing, topic, -1)
+	in.board.clearReason(in.authFailing(topic, nil))
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	delete(in.refusals, topic)
+}
+
+// authFailing is the reason for a refusal; one for the group names it.
+func (in *intake) authFailing(topic string, err error) HealthReason {
+	r := HealthReason{Kind: HealthAuthFailing, Topic: topic, Partition: -1, Err: err}
+	if topic == "" {
+		r.Group = in.feed.group
+	}
+	return r
 }
 
 // outage measures how long something keeps failing.

@@ -26,14 +26,16 @@ const (
 // handOffBackoff paces a target that fails.
 var handOffBackoff = Backoff{Min: 250 * time.Millisecond, Max: 30 * time.Second} //nolint:gochecknoglobals // a constant in all but type
 
-// handOff writes the copies of records that leave: to the dead-letter topic. It
-// waits for nothing; the broker's acknowledgement finishes a record, whenever
-// it comes.
+// handOff writes the copies of records that leave: to retry topics and to the
+// dead-letter topic. It waits for nothing; the broker's acknowledgement finishes a
+// record, whenever it comes.
 type handOff struct {
 	client    *kgo.Client // set by connect; the look at the topics rides on it
 	connectTo func() (*kgo.Client, error)
 	group     string
-	target    string // empty: no dead-letter topic
+	dlq       string     // empty: no dead-letter topic
+	dead      DeadPolicy // then: what becomes of a dead record
+	stop      func(error)
 	stack     bool
 	oversize  Oversize
 	log       *recordLog
@@ -54,16 +56,21 @@ type handOff struct {
 	busy sync.WaitGroup // copies given to the client and not answered, and goroutines that give it more
 }
 
-// departure is what a leaving record's copy says of its end.
+// departure is where a leaving record goes, and what its copy says of it.
 type departure struct {
-	reason Reason
-	err    error
-	at     time.Time
+	topic     string
+	stage     int       // of the record from then on
+	attempt   int       // calls it has taken
+	due       time.Time // zero: a dead letter
+	notBefore time.Time // zero: none
+	reason    Reason    // of a dead record
+	err       error     // nil: of a call before, which the record's own headers tell
+	at        time.Time
 }
 
 func newHandOff(c *Consumer) *handOff {
 	return &handOff{
-		group: c.cfg.group, target: c.cfg.dlqName(), stack: c.cfg.dlqStack, oversize: c.cfg.dlqOversize,
+		group: c.cfg.group, dlq: c.cfg.dlqName(), dead: c.cfg.dead, stop: c.stop, stack: c.cfg.dlqStack, oversize: c.cfg.dlqOversize,
 		log: c.records, metrics: c.metrics, board: c.board, random: jitter,
 		batchSize: map[string]int32{}, outboxes: map[topicPartition]*outbox{}, counts: map[string]int32{},
 	}
@@ -145,7 +152,7 @@ func (o *handOff) dataLoss(topic string, partition int32) {
 func (o *handOff) start(h *held, d departure) {
 	c := &copying{held: h, departure: d, valueOmitted: -1}
 	o.mu.Lock()
-	box := o.box(o.target, h.record.Partition)
+	box := o.box(d.topic, h.record.Partition)
 	box.add(c)
 	o.depart(box)
 }
@@ -210,29 +217,47 @@ func (o *handOff) record(to topicPartition, c *copying) *kgo.Record {
 	return r
 }
 
-// headers of the copy: the record's own, byte for byte, and the facts of its end.
+// headers of the copy: the record's own, byte for byte, and what has become of it.
 func (o *handOff) headers(target string, c *copying) []kgo.RecordHeader {
 	msg := Message{Record: c.record, facts: &c.facts}
+	var id, copyID [2 * coordinatesSize]byte
 	f := copyFacts{
-		id:            msg.ID(),
-		copyID:        msg.coordinatesID() + ">" + target,
+		id:            msg.appendID(id[:0]),
+		copyID:        append(append(msg.appendCoordinates(copyID[:0]), '>'), target...),
 		origin:        msg.Origin(),
 		group:         o.group,
-		attempt:       c.facts.attempt,
-		stage:         c.facts.stage,
+		attempt:       c.attempt,
+		stage:         c.departure.stage,
+		due:           c.due,
+		notBefore:     c.notBefore,
 		firstFailedAt: c.facts.firstFailedAt,
 		lastFailedAt:  c.at,
 		reason:        c.reason,
 		valueOmitted:  c.valueOmitted,
 	}
 	if !c.shed {
-		f.errorType, f.errorText = errorType(c.err), o.log.errorText(c.err)
-		if pe := (*PanicError)(nil); o.stack && errors.As(c.err, &pe) {
-			f.stack = string(pe.Stack)
-		}
+		o.tellFailure(&f, c)
+	}
+	if c.err == nil {
+		r := headerReader{hs: c.record.Headers}
+		f.lastFailedAt = r.time(headerLastFailedAt)
 	}
 	f.redriveCount, f.redriveID = redriveFacts(c.record.Headers)
 	return f.headers(c.record.Headers)
+}
+
+// tellFailure says how the last call failed. Of a record that hops, or expires
+// meanwhile, it is what its own headers say.
+func (o *handOff) tellFailure(f *copyFacts, c *copying) {
+	if c.err == nil {
+		r := headerReader{hs: c.record.Headers}
+		f.errorType, f.errorText = r.optional(headerErrorType), r.optional(headerError)
+		return
+	}
+	f.errorType, f.errorText = errorType(c.err), o.log.errorText(c.err)
+	if pe := (*PanicError)(nil); o.stack && c.reason != "" && errors.As(c.err, &pe) {
+		f.stack = string(pe.Stack)
+	}
 }
 
 // purge makes the client forget a target that was created again.

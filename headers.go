@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"slices"
+	"reflect"
 	"strconv"
 	"strings"
 	"time"
@@ -66,14 +66,16 @@ func ours(key string) bool {
 
 // copyFacts is what the headers of a copy tell.
 type copyFacts struct {
-	id, copyID    string
+	id, copyID    []byte
 	origin        Origin
 	group         string
 	attempt       int
 	stage         int
+	due           time.Time // zero: a dead letter
+	notBefore     time.Time // zero: none
 	firstFailedAt time.Time
 	lastFailedAt  time.Time
-	reason        Reason
+	reason        Reason // empty: a retry
 	errorType     string
 	errorText     string
 	stack         string
@@ -85,10 +87,9 @@ type copyFacts struct {
 // headers returns those of the copy: the record's own, in their order, and then
 // the facts. The record's slice is not changed.
 func (f *copyFacts) headers(own []kgo.RecordHeader) []kgo.RecordHeader {
-	hs := slices.DeleteFunc(slices.Clone(own), func(h kgo.RecordHeader) bool { return ours(h.Key) })
-	w := headerWriter{hs: hs}
-	w.text(headerID, f.id, math.MaxInt)
-	w.text(headerCopyID, f.copyID, math.MaxInt)
+	w := newHeaderWriter(own, mostFacts, len(f.id)+len(f.copyID)+len(f.origin.Topic)+len(f.group)+min(len(f.errorText), maxErrorText)+len(f.errorType)+numbersSize)
+	w.bytes(headerID, f.id)
+	w.bytes(headerCopyID, f.copyID)
 	w.text(headerOriginTopic, f.origin.Topic, math.MaxInt)
 	w.number(headerOriginPartition, int64(f.origin.Partition))
 	w.number(headerOriginOffset, f.origin.Offset)
@@ -96,8 +97,10 @@ func (f *copyFacts) headers(own []kgo.RecordHeader) []kgo.RecordHeader {
 	w.text(headerGroup, f.group, maxShortText)
 	w.number(headerAttempt, int64(f.attempt))
 	w.number(headerStage, int64(f.stage))
+	w.time(headerDue, f.due)
+	w.time(headerNotBefore, f.notBefore)
 	w.number(headerFirstFailedAt, f.firstFailedAt.UnixMilli())
-	w.number(headerLastFailedAt, f.lastFailedAt.UnixMilli())
+	w.time(headerLastFailedAt, f.lastFailedAt)
 	w.text(headerReason, string(f.reason), maxShortText)
 	if f.valueOmitted >= 0 {
 		w.number(headerValueOmitted, f.valueOmitted)
@@ -113,10 +116,28 @@ func (f *copyFacts) headers(own []kgo.RecordHeader) []kgo.RecordHeader {
 	return w.hs
 }
 
-// headerWriter appends headers and counts their bytes.
+const (
+	mostFacts   = 18      // headers of a copy in nearly every case
+	numbersSize = 10 * 14 // what their numbers take together
+)
+
+// headerWriter appends headers and counts their bytes. Their values are pieces of one
+// buffer: a copy is made of few allocations.
 type headerWriter struct {
 	hs   []kgo.RecordHeader
+	buf  []byte
 	size int
+}
+
+// newHeaderWriter begins with the headers that are not ours.
+func newHeaderWriter(own []kgo.RecordHeader, more, bytes int) headerWriter {
+	w := headerWriter{hs: make([]kgo.RecordHeader, 0, len(own)+more), buf: make([]byte, 0, bytes)}
+	for _, h := range own {
+		if !ours(h.Key) {
+			w.hs = append(w.hs, h)
+		}
+	}
+	return w
 }
 
 // text writes s, cut and marked as cut where it is longer than most, unless it is empty.
@@ -124,13 +145,35 @@ func (w *headerWriter) text(key, s string, most int) {
 	if s == "" || most <= len(cutMark) {
 		return
 	}
-	v := []byte(cutText(s, most))
-	w.hs = append(w.hs, kgo.RecordHeader{Key: key, Value: v})
-	w.size += len(key) + len(v)
+	from := len(w.buf)
+	w.buf = append(w.buf, cutText(s, most)...)
+	w.header(key, from)
+}
+
+func (w *headerWriter) bytes(key string, v []byte) {
+	from := len(w.buf)
+	w.buf = append(w.buf, v...)
+	w.header(key, from)
 }
 
 func (w *headerWriter) number(key string, n int64) {
-	w.text(key, strconv.FormatInt(n, 10), maxShortText)
+	from := len(w.buf)
+	w.buf = strconv.AppendInt(w.buf, n, 10)
+	w.header(key, from)
+}
+
+// time writes t, unless it is zero.
+func (w *headerWriter) time(key string, t time.Time) {
+	if !t.IsZero() {
+		w.number(key, t.UnixMilli())
+	}
+}
+
+// header adds one whose value was written from there on.
+func (w *headerWriter) header(key string, from int) {
+	v := w.buf[from:len(w.buf):len(w.buf)]
+	w.hs = append(w.hs, kgo.RecordHeader{Key: key, Value: v})
+	w.size += len(key) + len(v)
 }
 
 // cutText makes s valid UTF-8 of at most so many bytes, marked where it was cut.
@@ -166,7 +209,7 @@ func errorType(err error) string {
 		}
 		inner := unwrapFirst(err)
 		if inner == nil {
-			return fmt.Sprintf("%T", err)
+			return reflect.TypeOf(err).String()
 		}
 		err = inner
 	}
@@ -205,15 +248,10 @@ func redriveFacts(hs []kgo.RecordHeader) (count int, id string) {
 func DecodeDeadLetter(r *kgo.Record) (DeadLetter, error) {
 	h := headerReader{hs: r.Headers}
 	d := DeadLetter{
-		Record: r,
-		ID:     h.optional(headerID),
-		Group:  h.optional(headerGroup),
-		Origin: Origin{
-			Topic:     h.text(headerOriginTopic),
-			Partition: int32(h.number(headerOriginPartition, math.MaxInt32)),
-			Offset:    h.number(headerOriginOffset, math.MaxInt64),
-			Timestamp: h.time(headerOriginTimestamp),
-		},
+		Record:        r,
+		ID:            h.optional(headerID),
+		Group:         h.optional(headerGroup),
+		Origin:        h.origin(),
 		Attempt:       int(h.number(headerAttempt, math.MaxInt32)),
 		Stage:         int(h.optionalNumber(headerStage, 0)),
 		Reason:        Reason(h.text(headerReason)),
@@ -268,6 +306,16 @@ func (r *headerReader) optionalNumber(key string, d int64) int64 {
 		return d
 	}
 	return n
+}
+
+// origin reads where the record was first read.
+func (r *headerReader) origin() Origin {
+	return Origin{
+		Topic:     r.text(headerOriginTopic),
+		Partition: int32(r.number(headerOriginPartition, math.MaxInt32)),
+		Offset:    r.number(headerOriginOffset, math.MaxInt64),
+		Timestamp: r.time(headerOriginTimestamp),
+	}
 }
 
 // redrives reads how often the record was redriven. However large a number is, it

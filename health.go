@@ -14,7 +14,7 @@ type Health struct {
 	// below keeps records from being consumed as they should, and after Run. An
 	// assignment is not needed: a member without partitions is ready.
 	Ready bool
-	// Reasons are what there is to say, ordered by kind, topic, partition and
+	// Reasons are what there is to say, ordered by kind, group, topic, partition and
 	// offset. Of the reasons that name a record, the ten lowest offsets of each
 	// partition are listed. Empty: all is well.
 	Reasons []HealthReason
@@ -25,6 +25,7 @@ type HealthReason struct {
 	Kind      ReasonKind
 	Topic     string    // empty: the consumer as a whole
 	Partition int32     // -1: the topic as a whole
+	Group     string    // of HealthNotJoined, and of HealthAuthFailing where it is the group's; else empty
 	Offset    int64     // of the record, for HealthStuckRecord, HealthOversize and HealthGap
 	Since     time.Time // when it became so
 	Err       error     // nil where there is none
@@ -32,6 +33,9 @@ type HealthReason struct {
 
 func (r HealthReason) String() string {
 	s := r.Kind.String()
+	if r.Group != "" {
+		s += " " + r.Group
+	}
 	if r.Topic != "" {
 		s += " " + r.Topic
 	}
@@ -51,12 +55,12 @@ func (r HealthReason) String() string {
 type ReasonKind int
 
 const (
-	// HealthNotJoined means: not a member of the group. Not ready.
+	// HealthNotJoined means: not a member of the group, which is named. Not ready.
 	HealthNotJoined ReasonKind = iota + 1
 	// HealthStuckRecord means: the partition's oldest unfinished record has been that for
 	// longer than WithStuckAfter, or a record is blocked by WithoutDLQ(Block).
 	HealthStuckRecord
-	// HealthHandOffFailing means: copies cannot be written; Topic and Partition are the
+	// HealthHandOffFailing means: copies to a retry topic or the dead-letter topic cannot be written; Topic and Partition are the
 	// target's. Not ready.
 	HealthHandOffFailing
 	// HealthCommitFailing means: the partition's offset could not be committed, and is tried again.
@@ -76,7 +80,8 @@ const (
 	// HealthOversize means: a record is too large for its dead-letter topic and stays
 	// unfinished. Not ready.
 	HealthOversize
-	// HealthForeignRecords means: a retry topic holds records of another group.
+	// HealthForeignRecords means: a retry topic holds records of another group, which
+	// are passed over. For 5 minutes.
 	HealthForeignRecords
 	// HealthFetchFailing means: the partition's records cannot be read.
 	HealthFetchFailing

@@ -20,6 +20,7 @@ type held struct {
 	facts   facts
 	retries int     // immediate retries so far
 	blocks  int     // times it was blocked
+	spent   bool    // the last call cost an attempt
 	message Message // of the running attempt
 }
 
@@ -63,7 +64,7 @@ func (w *window) rerun(b *batch, i int) (*held, bool) {
 		return nil, h == nil
 	}
 	h.state = heldRunning
-	if h.blocks == 0 { // calls of a blocked record are no attempts
+	if h.spent {
 		h.facts.attempt++
 	}
 	f := h.facts

@@ -24,7 +24,7 @@ const (
 //
 // Lock order: gate, then mu, then a window's mu.
 type intake struct {
-	number   int  // lanes' name for it
+	feed     feed
 	plain    bool // the pipeline needs nothing but the handler
 	cfg      *consumerConfig
 	pool     *lanes.Pool[*batch]
@@ -42,7 +42,7 @@ type intake struct {
 	gate     gate          // held from the snapshot of marks to the commit's answer, and to forget windows
 	nudged   chan struct{} // one slot: something was drained while a window is paused; read by pauser
 	turned   chan struct{} // one slot: a partition came, went or was resumed; read by the poll loop while all are paused
-	lookSoon chan struct{} // one slot: a poll met an unknown topic; read by the topic watcher
+	lookSoon chan struct{} // one slot, of all intakes: a poll met an unknown topic; read by the topic watcher
 	late     chan struct{} // closed by the shutdown when its soft limit has passed: drains end
 
 	full     atomic.Int32 // windows paused for backpressure: only then is a nudge worth it
@@ -62,13 +62,13 @@ type intake struct {
 	refusals     map[string]*outage // authorization refused, by topic; "": the group
 }
 
-func newIntake(c *Consumer, p *pipeline, number int) *intake {
+func newIntake(c *Consumer, p *pipeline, f feed) *intake {
 	return &intake{
-		number: number, plain: p.plain, cfg: &c.cfg, pool: c.pool,
+		feed: f, plain: p.plain && f.stages == nil, cfg: &c.cfg, pool: c.pool,
 		log: c.cfg.logger, metrics: c.metrics, counters: countersOf(c.metrics), board: c.board, records: c.records,
 		handOff: c.handOff, fail: c.failed.set,
 		gate: newGate(), nudged: make(chan struct{}, 1), turned: make(chan struct{}, 1),
-		lookSoon: make(chan struct{}, 1), late: make(chan struct{}),
+		lookSoon: c.lookSoon, late: make(chan struct{}),
 		windows: map[topicPartition]*window{}, topicsPaused: map[string]bool{}, refusals: map[string]*outage{},
 	}
 }
@@ -78,7 +78,7 @@ func (in *intake) connect(base context.Context) error {
 	in.base = base
 	life, kill := context.WithCancel(base)
 	in.kill = kill
-	cl, err := in.cfg.newClient(RoleMain, append(in.options(), kgo.WithContext(life))...)
+	cl, err := in.cfg.newClient(in.feed.role, append(in.options(), kgo.WithContext(life))...)
 	if err != nil {
 		return err
 	}
@@ -92,9 +92,9 @@ func (in *intake) connect(base context.Context) error {
 
 // options of the intake's client.
 func (in *intake) options() []kgo.Opt {
-	f := in.cfg.fetch
+	f := in.feed.fetch
 	opts := []kgo.Opt{
-		kgo.ConsumerGroup(in.cfg.group),
+		kgo.ConsumerGroup(in.feed.group),
 		kgo.DisableAutoCommit(),
 		kgo.BlockRebalanceOnPoll(),
 		kgo.OnPartitionsAssigned(in.assigned),
@@ -106,7 +106,7 @@ func (in *intake) options() []kgo.Opt {
 		kgo.FetchMaxWait(f.MaxWait), kgo.MaxDecompressBatchBytes(maxBatchBytes), kgo.BrokerMaxReadBytes(maxReadBytes),
 		kgo.WithHooks(newConnections(in.board, in.log), &groupErrors{in}),
 	}
-	opts = append(opts, in.cfg.source()...)
+	opts = append(opts, in.feed.source...)
 	if in.cfg.instanceID != "" {
 		opts = append(opts, kgo.InstanceID(in.cfg.instanceID))
 	}
@@ -114,22 +114,6 @@ func (in *intake) options() []kgo.Opt {
 		opts = append(opts, kgo.ServerSideBalancer())
 	}
 	return opts
-}
-
-// source says which records are read.
-func (c *consumerConfig) source() []kgo.Opt {
-	offset, level := kgo.NewOffset().AtStart(), kgo.ReadCommitted()
-	if c.startOffset == Latest {
-		offset = kgo.NewOffset().AtEnd()
-	}
-	if c.isolation == ReadUncommitted {
-		level = kgo.ReadUncommitted()
-	}
-	opts := []kgo.Opt{kgo.ConsumeStartOffset(offset), kgo.ConsumeResetOffset(offset), kgo.FetchIsolationLevel(level)}
-	if c.pattern == "" {
-		return append(opts, kgo.ConsumeTopics(c.topics...))
-	}
-	return append(opts, kgo.ConsumeRegex(), kgo.ConsumeTopics(c.pattern), kgo.ConsumeExcludeTopics(c.ownTopicPatterns()...))
 }
 
 // poll fetches until ctx is done. Rebalances are blocked from a poll's return

@@ -24,61 +24,82 @@ type Message struct {
 	facts *facts
 }
 
-// facts is what a Message knows beyond its record. The messages of one batch
-// share one, so that a first delivery costs two words.
+// facts is what a Message knows beyond its record. The messages of one batch of a
+// main topic share one, so that a first delivery costs two words.
 type facts struct {
 	topicID       [16]byte
-	attempt       int       // handler calls so far, this one included
-	stage         int       // 0: main topic
-	firstFailedAt time.Time // zero: never failed
+	attempt       int         // handler calls so far, this one included
+	stage         int         // of the record: 0 at the foot of the ladder
+	firstFailedAt time.Time   // zero: never failed
+	retry         *retryFacts // nil: read from a main topic
 }
 
-// ID identifies the record across retries: the header message-id (its last
-// value) where it is not empty, else
+// ID identifies the record across retries, and is the same in every stage: the
+// header message-id (its last value) where it is not empty, else
 // topic id/partition/leader epoch/offset, which differs even for a topic that
 // was deleted and created again. It allocates. An id of more than 512 bytes, or
 // one that is not UTF-8, is told by its SHA-256.
-func (m Message) ID() string {
+func (m Message) ID() string { return string(m.appendID(make([]byte, 0, coordinatesSize))) }
+
+// coordinatesSize is enough for appendCoordinates.
+const coordinatesSize = 80
+
+// appendID is ID without the string.
+func (m Message) appendID(to []byte) []byte {
 	id, ok := m.Header(headerMessageID)
+	if m.known().retry != nil {
+		if was, copied := m.Header(headerID); copied && len(was) > 0 {
+			id, ok = was, true
+		}
+	}
 	switch {
 	case !ok || len(id) == 0:
-		return m.coordinatesID()
+		return m.appendCoordinates(to)
 	case len(id) > maxShortText || !utf8.Valid(id):
-		return fmt.Sprintf("sha256:%x", sha256.Sum256(id))
+		return fmt.Appendf(to, "sha256:%x", sha256.Sum256(id))
 	}
-	return string(id)
+	return append(to, id...)
 }
 
-// coordinatesID names a record by where it stands. Brokers before Kafka 3.1
+// appendCoordinates names a record by where it stands. Brokers before Kafka 3.1
 // send no topic id; the record's timestamp then tells two topics of one name apart.
-func (m Message) coordinatesID() string {
+func (m Message) appendCoordinates(to []byte) []byte {
 	r := m.Record
-	id := make([]byte, 0, 72)
 	if topicID := m.known().topicID; topicID == ([16]byte{}) {
-		id = strconv.AppendInt(append(id, r.Topic+"@"...), r.Timestamp.UnixMilli(), 10)
+		to = strconv.AppendInt(append(append(to, r.Topic...), '@'), r.Timestamp.UnixMilli(), 10)
 	} else {
-		id = hex.AppendEncode(id, topicID[:])
+		to = hex.AppendEncode(to, topicID[:])
 	}
-	id = strconv.AppendInt(append(id, '/'), int64(r.Partition), 10)
-	id = strconv.AppendInt(append(id, '/'), int64(r.LeaderEpoch), 10)
-	return string(strconv.AppendInt(append(id, '/'), r.Offset, 10))
+	to = strconv.AppendInt(append(to, '/'), int64(r.Partition), 10)
+	to = strconv.AppendInt(append(to, '/'), int64(r.LeaderEpoch), 10)
+	return strconv.AppendInt(append(to, '/'), r.Offset, 10)
 }
 
-// Attempt counts the handler calls for this record, this one included: 1 is
-// the first ever. Calls whose error came after a cancellation do not count.
+// Attempt counts the handler calls for this record, this one included: 1 is the
+// first ever, whatever stage it is read from. Calls whose error came after a
+// cancellation, and those that returned Snooze, do not count.
 func (m Message) Attempt() int { return m.known().attempt }
 
-// Stage is the number of the retry topic the record was read from; 0 is a main topic.
+// Stage tells how far up the ladder of WithRetryStages the record is: 0 where no
+// stage was spent on it. It is the number of the retry topic it was read from, but
+// for a snoozed record, which keeps its stage.
 func (m Message) Stage() int { return m.known().stage }
 
-// Origin is where the record was first read.
+// Origin is where the record was first read. Of a record from a retry topic it is
+// what its copy's headers say.
 func (m Message) Origin() Origin {
 	r := m.Record
+	if m.known().retry != nil {
+		h := headerReader{hs: r.Headers}
+		if o := h.origin(); h.err == nil && len(o.Topic) <= maxTopicName {
+			return o
+		}
+	}
 	return Origin{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Timestamp: r.Timestamp}
 }
 
-// FirstFailedAt is when a handler first failed on this record, by that process's
-// clock; false where none has.
+// FirstFailedAt is when a handler first failed on this record, or snoozed it, by
+// that process's clock; false where none has.
 func (m Message) FirstFailedAt() (t time.Time, ok bool) {
 	t = m.known().firstFailedAt
 	return t, !t.IsZero()

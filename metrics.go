@@ -76,7 +76,8 @@ type ReceivedEvent struct {
 	Bytes     int64 // keys, values and headers, decompressed
 }
 
-// HandledEvent is one handler call.
+// HandledEvent is one handler call; also a record of a retry topic that was finished
+// or written again without one.
 type HandledEvent struct {
 	Topic     string
 	Partition int32
@@ -134,6 +135,8 @@ const (
 	OutcomeRetryHere
 	// OutcomeRetryLater means: handed off to a retry topic.
 	OutcomeRetryLater
+	// OutcomeSnoozed means: the handler is called again later, as it asked by Snooze: here, or from a retry topic.
+	OutcomeSnoozed
 	// OutcomeHopped means: written again to its retry topic without a handler call.
 	OutcomeHopped
 	// OutcomeDead means: handed off to the dead-letter topic.
@@ -146,7 +149,7 @@ const (
 	OutcomeDuplicate
 	// OutcomeReleased means: to no effect, since the partition is going or gone: the record is handled again.
 	OutcomeReleased
-	// OutcomeForeign means: of another group, in a shared retry topic.
+	// OutcomeForeign means: of another group, in a shared retry topic. No handler was called.
 	OutcomeForeign
 )
 
@@ -154,6 +157,7 @@ var outcomeNames = map[Outcome]string{ //nolint:gochecknoglobals // a constant i
 	OutcomeProcessed:  "processed",
 	OutcomeRetryHere:  "retry-here",
 	OutcomeRetryLater: "retry-later",
+	OutcomeSnoozed:    "snoozed",
 	OutcomeHopped:     "hopped",
 	OutcomeDead:       "dead",
 	OutcomeDropped:    "dropped",
@@ -241,9 +245,9 @@ func (c *Counters) Handled(e HandledEvent) {
 	case OutcomeProcessed:
 		c.processed.Add(1)
 	case OutcomeRetryHere, OutcomeRetryLater, OutcomeDead:
-		c.failed.Add(1)
+		c.countFailed(e)
 	case OutcomeDropped:
-		c.failed.Add(1)
+		c.countFailed(e)
 		c.dropped.Add(1)
 	case OutcomeSkipped:
 		c.skipped.Add(1)
@@ -253,7 +257,15 @@ func (c *Counters) Handled(e HandledEvent) {
 		c.released.Add(1)
 	case OutcomeForeign:
 		c.foreign.Add(1)
-	case OutcomeHopped:
+	case OutcomeHopped, OutcomeSnoozed:
+	}
+}
+
+// countFailed counts a call that has failed. Without an error there was none now: the
+// record has failed, and was counted, before.
+func (c *Counters) countFailed(e HandledEvent) {
+	if e.Err != nil {
+		c.failed.Add(1)
 	}
 }
 

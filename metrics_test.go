@@ -27,6 +27,9 @@ func ExampleCounters() {
 func TestCounters(t *testing.T) {
 	t.Parallel()
 	handled := func(o kstage.Outcome) func(*kstage.Counters) {
+		return func(c *kstage.Counters) { c.Handled(kstage.HandledEvent{Outcome: o, Err: errPure}) }
+	}
+	uncalled := func(o kstage.Outcome) func(*kstage.Counters) {
 		return func(c *kstage.Counters) { c.Handled(kstage.HandledEvent{Outcome: o}) }
 	}
 	handedOff := func(e kstage.HandedOffEvent) func(*kstage.Counters) {
@@ -46,6 +49,9 @@ func TestCounters(t *testing.T) {
 		{"hopped", handled(kstage.OutcomeHopped), kstage.CounterSnapshot{}},
 		{"dead", handled(kstage.OutcomeDead), kstage.CounterSnapshot{Failed: 1}},
 		{"dropped", handled(kstage.OutcomeDropped), kstage.CounterSnapshot{Failed: 1, Dropped: 1}},
+		{"snoozed", handled(kstage.OutcomeSnoozed), kstage.CounterSnapshot{}},
+		{"dead without a call", uncalled(kstage.OutcomeDead), kstage.CounterSnapshot{}},
+		{"dropped without a call", uncalled(kstage.OutcomeDropped), kstage.CounterSnapshot{Dropped: 1}},
 		{"skipped", handled(kstage.OutcomeSkipped), kstage.CounterSnapshot{Skipped: 1}},
 		{"duplicate", handled(kstage.OutcomeDuplicate), kstage.CounterSnapshot{Duplicates: 1}},
 		{"released", handled(kstage.OutcomeReleased), kstage.CounterSnapshot{Released: 1}},

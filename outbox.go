@@ -139,13 +139,13 @@ func (b *outbox) setFlying(on bool) {
 }
 
 // shrink makes the copy smaller; false where nothing is left to shed. A value
-// that is left out makes room for what was shed before.
+// that is left out, of a dead letter only, makes room for what was shed before.
 func (c *copying) shrink(policy Oversize) bool {
 	c.suspect = true
 	switch {
 	case !c.shed:
 		c.shed = true
-	case policy == OversizeReference && c.valueOmitted < 0 && len(c.record.Value) > 0:
+	case c.reason != "" && policy == OversizeReference && c.valueOmitted < 0 && len(c.record.Value) > 0:
 		c.valueOmitted, c.shed = int64(len(c.record.Value)), false
 	default:
 		return false

@@ -22,7 +22,7 @@ func (in *intake) assigned(ctx context.Context, cl *kgo.Client, added map[string
 	defer in.callback.Store(false)
 	in.give(ctx, in.owned(added), PartitionsLost, 0)
 	opened := in.openAll(cl, added)
-	in.board.clear(HealthNotJoined, "", -1)
+	in.board.clearReason(HealthReason{Kind: HealthNotJoined, Partition: -1, Group: in.feed.group})
 	in.authorized("")
 	for topic, partitions := range opened {
 		in.tellAssigned(topic, partitions)
@@ -97,7 +97,7 @@ func (in *intake) lost(ctx context.Context, _ *kgo.Client, gone map[string][]int
 	in.callback.Store(true)
 	defer in.callback.Store(false)
 	in.give(ctx, in.owned(gone), PartitionsLost, 0)
-	in.board.raise(HealthReason{Kind: HealthNotJoined, Partition: -1, Err: ErrLost})
+	in.board.raise(HealthReason{Kind: HealthNotJoined, Partition: -1, Group: in.feed.group, Err: ErrLost})
 }
 
 func (in *intake) memberID() string {

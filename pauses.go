@@ -13,6 +13,7 @@ const (
 	pausedFull   pauseSet = 1 << iota // the window: dies with the assignment
 	pausedBudget                      // the intake's memory: dies with the assignment
 	pausedUser                        // Pause: outlives assignments
+	pausedDelay                       // a retry partition holds all that is due soon: dies with the assignment
 
 	backpressure = pausedFull | pausedBudget
 )
@@ -24,6 +25,9 @@ func (s pauseSet) names() []string {
 	}
 	if s&pausedUser != 0 {
 		names = append(names, "user")
+	}
+	if s&pausedDelay != 0 {
+		names = append(names, "delay")
 	}
 	return names
 }
@@ -79,6 +83,23 @@ func (in *intake) resumeRoomy() {
 			reasons &^= pausedBudget
 		}
 		in.press(w, reasons)
+	}
+}
+
+// delay stops fetching a retry partition while what it holds is not due for long.
+func (in *intake) delay(w *window) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.windows[w.topicPartition] != w {
+		return
+	}
+	reasons := w.reasons &^ pausedDelay
+	if w.far() {
+		reasons |= pausedDelay
+	}
+	if reasons != w.reasons {
+		w.reasons = reasons
+		in.apply(w)
 	}
 }
 
@@ -148,12 +169,10 @@ func (in *intake) pauser(ctx context.Context) {
 	}
 }
 
-// setPaused is Consumer.Pause and Resume: no topics means all. Health is told
-// under the same lock, or two callers at once could leave it with the earlier state.
+// setPaused is Consumer.Pause and Resume: no topics means all.
 func (in *intake) setPaused(paused bool, topics []string) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	defer func() { in.board.replace(HealthPaused, in.pausedByUser()) }()
 	if len(topics) == 0 {
 		in.allPaused = paused
 		if !paused {
@@ -172,8 +191,10 @@ func (in *intake) setPaused(paused bool, topics []string) {
 	}
 }
 
-// pausedByUser lists what Pause has paused: one reason without a topic for all. in.mu is held.
+// pausedByUser lists what Pause has paused: one reason without a topic for all.
 func (in *intake) pausedByUser() (rs []HealthReason) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
 	if in.allPaused {
 		rs = append(rs, HealthReason{Kind: HealthPaused, Partition: -1})
 	}

@@ -1,7 +1,9 @@
 package kstage
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"time"
 
 	"go.uber.org/zap"
@@ -17,6 +19,7 @@ type pipeline struct {
 	plain     bool        // no timeout, no durations, no events: most records are as quick as can be
 	timeout   time.Duration
 	policy    policy
+	ladder    []stage
 	dead      DeadPolicy
 	handOff   *handOff
 	metrics   MetricsCollector
@@ -33,10 +36,10 @@ func newPipeline(c *Consumer) *pipeline {
 		handle:  handle(c.cfg.handler),
 		timeout: c.cfg.handlerTimeout,
 		policy: policy{
-			immediate: c.cfg.immediate, backoff: c.cfg.immediateBackoff, maxAge: c.cfg.maxAge,
+			immediate: c.cfg.immediate, backoff: c.cfg.immediateBackoff, stages: c.cfg.delays, maxAge: c.cfg.maxAge,
 			classify: c.guard.classifier(c.cfg.classifier), random: jitter,
 		},
-		dead: c.cfg.dead, handOff: c.handOff,
+		ladder: c.cfg.stages(), dead: c.cfg.dead, handOff: c.handOff,
 		metrics: c.metrics, events: wantsEvents(c.metrics), counters: countersOf(c.metrics), durations: c.metrics.Durations(),
 		log: c.records, board: c.board, stop: c.stop,
 	}
@@ -84,10 +87,25 @@ func (p *pipeline) run(b *batch, i int) time.Duration {
 	if !ok {
 		return lanes.Never
 	}
-	if h == nil {
-		return p.attempt(call{b: b, i: i, msg: b.message(i)})
+	if h != nil {
+		return p.attempt(call{b: b, i: i, msg: h.message, h: h})
 	}
-	return p.attempt(call{b: b, i: i, msg: h.message, h: h})
+	c := call{b: b, i: i, msg: b.message(i)}
+	if b.facts == nil {
+		return p.attempt(c)
+	}
+	return p.arrive(c)
+}
+
+// arrive begins with a record of a retry topic that is due.
+func (p *pipeline) arrive(c call) time.Duration {
+	now := time.Now()
+	c.late = now.Sub(c.msg.facts.retry.due)
+	c.b.w.late.Store(int64(c.late))
+	if v := await(&p.policy, c.msg.facts, now); v.kind != handleNow {
+		return p.act(c, attempt{now: now, firstFailedAt: c.msg.facts.firstFailedAt}, v)
+	}
+	return p.attempt(c)
 }
 
 // attempt calls the handler once, and settles.
@@ -137,33 +155,54 @@ type call struct {
 	h      *held // the record's copy; nil at its first call
 	err    error
 	took   time.Duration
-	reason Reason // of a dead record
+	late   time.Duration // of a record from a retry topic, at its first call here
+	reason Reason        // of a dead record
 }
 
-// settle acts on the verdict and says how long the record's key has to wait.
+// settle judges a call that has returned, and acts.
 func (p *pipeline) settle(c call) time.Duration {
-	if p.counters != nil {
-		c.b.done.SetApart(c.i) // tell counts it
-	}
 	if c.err != nil {
 		c.err = readable(c.err)
 	}
 	a := c.facts()
-	v := judge(&p.policy, a, c.err)
+	return p.act(c, a, judge(&p.policy, a, c.err))
+}
+
+// act does what a verdict asks for, and says how long the record's key has to wait.
+func (p *pipeline) act(c call, a attempt, v verdict) time.Duration {
+	if p.counters != nil {
+		c.b.done.SetApart(c.i) // tell counts it
+	}
 	switch v.kind {
 	case finished:
 		return p.finish(c, OutcomeProcessed, "")
 	case skipped:
 		return p.finish(c, OutcomeSkipped, "")
+	case foreign:
+		p.board.raiseFor(noticeFor, HealthReason{Kind: HealthForeignRecords, Topic: c.b.w.topic, Partition: -1})
+		return p.finish(c, OutcomeForeign, "")
 	case retryHere:
-		return p.retryHere(c, a, v.wait)
+		return p.retryHere(c, a, v)
+	case retryLater:
+		return p.leave(c, a, v, laterOutcome(v))
+	case hopped:
+		return p.leave(c, a, v, OutcomeHopped)
 	case dead:
 		c.reason = v.reason
 		return p.bury(c, a)
 	case released:
 		return p.release(c)
+	case handleNow:
 	}
 	panic("kstage: BUG: unknown verdict")
+}
+
+// laterOutcome tells a failure from a snooze.
+func laterOutcome(v verdict) Outcome {
+	if v.spends {
+		return OutcomeRetryLater
+	}
+	return OutcomeSnoozed
 }
 
 // facts gathers what judge goes by. A nil error needs none of it.
@@ -171,7 +210,7 @@ func (c *call) facts() attempt {
 	if c.err == nil {
 		return attempt{}
 	}
-	a := attempt{now: time.Now(), cancelled: c.b.w.ctx.Err() != nil, firstFailedAt: c.msg.facts.firstFailedAt}
+	a := attempt{now: time.Now(), cancelled: c.b.w.ctx.Err() != nil, stage: c.msg.facts.stage, firstFailedAt: c.msg.facts.firstFailedAt}
 	if a.firstFailedAt.IsZero() {
 		a.firstFailedAt = a.now
 	}
@@ -195,17 +234,40 @@ func (p *pipeline) finish(c call, o Outcome, message string) time.Duration {
 }
 
 // retryHere lets the key wait and then handles the record again.
-func (p *pipeline) retryHere(c call, a attempt, wait time.Duration) time.Duration {
+func (p *pipeline) retryHere(c call, a attempt, v verdict) time.Duration {
 	h := c.hold(a.firstFailedAt)
-	h.retries++
+	o := OutcomeSnoozed
+	if h.spent = v.spends; v.spends {
+		o = OutcomeRetryHere
+		h.retries++
+	}
 	if !c.b.w.hold(h, heldParked) {
 		return p.release(c)
 	}
-	p.tell(c, OutcomeRetryHere, "")
-	return wait
+	p.tell(c, o, "")
+	return v.wait
 }
 
-// hold returns the record's copy, making it at its first failure.
+// leave sends a copy to a retry topic; the key goes on.
+func (p *pipeline) leave(c call, a attempt, v verdict, o Outcome) time.Duration {
+	h := c.hold(a.firstFailedAt)
+	if !c.b.w.hold(h, heldLeaving) {
+		return p.release(c)
+	}
+	p.tell(c, o, "")
+	to := p.ladder[v.to-1]
+	d := departure{topic: to.topic, stage: v.as, attempt: c.msg.facts.attempt, due: a.now.Add(to.delay), notBefore: v.notBefore, err: c.err, at: a.now}
+	if !v.spends {
+		d.attempt--
+	}
+	if !v.notBefore.IsZero() {
+		d.due = earlier(d.due, v.notBefore)
+	}
+	p.handOff.start(h, d)
+	return 0
+}
+
+// hold returns the record's copy, making it when it is needed for the first time.
 func (c *call) hold(firstFailedAt time.Time) *held {
 	h := c.h
 	if h == nil {
@@ -233,20 +295,23 @@ func (p *pipeline) bury(c call, a attempt) time.Duration {
 			return p.release(c)
 		}
 		p.tell(c, OutcomeDead, "record is dead: to the dead-letter topic")
-		p.handOff.start(h, departure{reason: c.reason, err: c.err, at: a.now})
+		p.handOff.start(h, departure{topic: p.handOff.dlq, stage: c.msg.facts.stage, attempt: c.msg.facts.attempt, reason: c.reason, err: c.err, at: a.now})
 		return 0
 	case Drop:
 		return p.finish(c, OutcomeDropped, "record is dead and dropped: WithoutDLQ(Drop)")
 	case Block:
 		return p.block(c, a)
 	case Stop:
-		p.stop(&StoppedError{Coordinates: c.coordinates(), Err: c.err})
+		p.stop(&StoppedError{Coordinates: c.coordinates(), Err: cmp.Or(c.err, errExpired)})
 		c.b.w.giveUp(c.b, c.i)
 		p.tell(c, OutcomeReleased, "record is dead and stops the consumer: WithoutDLQ(Stop)")
 		return lanes.Never
 	}
 	panic("kstage: BUG: unknown dead policy")
 }
+
+// errExpired is why a record is dead whose handler was not called.
+var errExpired = errors.New("kstage: older than WithMaxAge allows")
 
 // blockBackoff paces the calls of a handler whose dead record blocks its key.
 var blockBackoff = Backoff{Min: time.Second, Max: time.Minute} //nolint:gochecknoglobals // a constant in all but type
@@ -255,11 +320,12 @@ var blockBackoff = Backoff{Min: time.Second, Max: time.Minute} //nolint:gocheckn
 func (p *pipeline) block(c call, a attempt) time.Duration {
 	h := c.hold(a.firstFailedAt)
 	h.blocks++
+	h.spent = false // calls of a blocked record are no attempts
 	if !c.b.w.hold(h, heldParked) {
 		return p.release(c)
 	}
 	co := c.coordinates()
-	p.board.raise(HealthReason{Kind: HealthStuckRecord, Topic: co.Topic, Partition: co.Partition, Offset: co.Offset, Err: p.log.redacted(c.err)})
+	p.board.raise(HealthReason{Kind: HealthStuckRecord, Topic: co.Topic, Partition: co.Partition, Offset: co.Offset, Err: p.log.redacted(cmp.Or(c.err, errExpired))})
 	if c.b.w.gone.Load() { // meanwhile, and what Health said of it was taken back before it was said
 		p.board.clearRecord(HealthStuckRecord, co)
 	}
@@ -285,7 +351,7 @@ func (p *pipeline) tell(c call, o Outcome, message string) {
 	if p.events || p.counters != nil {
 		p.metrics.Handled(HandledEvent{
 			Topic: c.b.w.topic, Partition: c.b.w.partition, Stage: c.msg.facts.stage, Attempt: c.msg.facts.attempt,
-			Outcome: o, Reason: c.reason, Duration: c.took, Err: c.err,
+			Outcome: o, Reason: c.reason, Duration: c.took, Late: c.late, Err: c.err,
 		})
 	}
 	switch {

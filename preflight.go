@@ -14,6 +14,8 @@ import (
 const (
 	headerReserve = 16 << 10 // a copy may be so much larger than its source
 	dlqRetention  = 14 * 24 * time.Hour
+	stageReserve  = 24 * time.Hour     // a retry topic must keep records so much longer than its delay
+	stageComfort  = 7 * 24 * time.Hour // and so much longer where we make it
 )
 
 // sight is what the brokers say of a consumer's topics.
@@ -40,7 +42,8 @@ func (f topicFacts) number(key string) (int64, bool) {
 
 // sources are the main topics among those seen, sorted.
 func (s *sight) sources(t Topology) []string {
-	return slices.DeleteFunc(slices.Sorted(maps.Keys(s.topics)), func(name string) bool { return name == t.DLQ })
+	own := t.own()
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(s.topics)), func(name string) bool { return slices.Contains(own, name) })
 }
 
 // copyBytes is the max.message.bytes that takes a copy of any record of the main
@@ -95,9 +98,10 @@ func inspect(t Topology, s *sight) *findings {
 	for _, name := range slices.Sorted(maps.Keys(s.topics)) {
 		f.inspectDurability(name, s)
 	}
-	if _, ok := s.topics[t.DLQ]; ok {
-		f.inspectDLQ(t, s)
+	for _, stage := range t.Stages {
+		f.inspectStage(t, s, stage)
 	}
+	f.inspectDLQ(t, s)
 	slices.SortStableFunc(f.problems, func(x, y TopicProblem) int { return cmp.Compare(btoi(x.Warning), btoi(y.Warning)) })
 	return f
 }
@@ -151,26 +155,56 @@ func (f *findings) inspectDurability(name string, s *sight) {
 	}
 }
 
-func (f *findings) inspectDLQ(t Topology, s *sight) {
-	dlq := s.topics[t.DLQ]
-	if policy := dlq.configs["cleanup.policy"]; strings.Contains(policy, "compact") {
-		f.fail(t.DLQ, fmt.Sprintf("cleanup.policy is %s: compaction would delete dead letters", policy), "set cleanup.policy to delete")
+// inspectStage: a retry topic must keep a record until it is due, and then for as
+// long as its consumer may be away.
+func (f *findings) inspectStage(t Topology, s *sight, stage StageTopic) {
+	topic, ok := s.topics[stage.Topic]
+	if !ok {
+		return
 	}
+	f.inspectTarget(t, s, stage.Topic, "waiting records")
+	least := stage.Delay + stageReserve
+	if ms, ok := topic.number("retention.ms"); ok && ms >= 0 && ms < least.Milliseconds() {
+		f.fail(stage.Topic, fmt.Sprintf("retention.ms %d: records can be deleted before they are retried (its delay is %v)", ms, stage.Delay),
+			fmt.Sprintf("set retention.ms to %d or more", (stage.Delay+stageComfort).Milliseconds()))
+	}
+	if n, ok := topic.number("retention.bytes"); ok && n >= 0 {
+		f.warn(stage.Topic, fmt.Sprintf("retention.bytes %d: records can be deleted before they are retried", n), "set retention.bytes to -1")
+	}
+}
+
+func (f *findings) inspectDLQ(t Topology, s *sight) {
+	dlq, ok := s.topics[t.DLQ]
+	if !ok {
+		return
+	}
+	f.inspectTarget(t, s, t.DLQ, "dead letters")
 	if ms, ok := dlq.number("retention.ms"); ok && ms >= 0 && ms < dlqRetention.Milliseconds() {
 		f.warn(t.DLQ, fmt.Sprintf("retention.ms %d: dead letters are deleted after %v", ms, time.Duration(ms)*time.Millisecond),
 			fmt.Sprintf("set retention.ms to %d or more", dlqRetention.Milliseconds()))
 	}
-	if n, ok := dlq.number("max.message.bytes"); ok && n < s.copyBytes(t) {
-		f.warn(t.DLQ, fmt.Sprintf("max.message.bytes %d: a large record's dead letter does not fit", n),
+}
+
+// inspectTarget looks at what every topic that copies go to needs.
+func (f *findings) inspectTarget(t Topology, s *sight, name, holds string) {
+	topic := s.topics[name]
+	if policy := topic.configs["cleanup.policy"]; strings.Contains(policy, "compact") {
+		f.fail(name, fmt.Sprintf("cleanup.policy is %s: compaction would delete %s", policy, holds), "set cleanup.policy to delete")
+	}
+	if n, ok := topic.number("max.message.bytes"); ok && n < s.copyBytes(t) {
+		f.warn(name, fmt.Sprintf("max.message.bytes %d: a large record's copy does not fit", n),
 			fmt.Sprintf("set max.message.bytes to %d or more", s.copyBytes(t)))
 	}
 }
 
-// blueprint is how a missing topic is made: a dead-letter topic like the largest
-// main topic, a main topic as the broker likes.
+// blueprint is how a missing topic is made: one for copies like the largest main
+// topic, a main topic as the broker likes.
 func blueprint(t Topology, s *sight, name string) topicFacts {
 	f := topicFacts{partitions: -1, replicas: -1, configs: map[string]string{}}
-	if name != t.DLQ {
+	retention := dlqRetention
+	if delay, ok := t.delayOf(name); ok {
+		retention = delay + stageComfort
+	} else if name != t.DLQ {
 		return f
 	}
 	for _, source := range s.sources(t) {
@@ -178,7 +212,7 @@ func blueprint(t Topology, s *sight, name string) topicFacts {
 		f.replicas = max(f.replicas, s.topics[source].replicas)
 	}
 	f.configs["cleanup.policy"] = "delete"
-	f.configs["retention.ms"] = strconv.FormatInt(dlqRetention.Milliseconds(), 10)
+	f.configs["retention.ms"] = strconv.FormatInt(retention.Milliseconds(), 10)
 	if n := s.copyBytes(t); n > 0 {
 		f.configs["max.message.bytes"] = strconv.FormatInt(n, 10)
 	}
@@ -187,7 +221,8 @@ func blueprint(t Topology, s *sight, name string) topicFacts {
 
 // creationOrder lists what is missing, main topics first: the others follow them.
 func (s *sight) creationOrder(t Topology) []string {
+	own := t.own()
 	return slices.SortedStableFunc(slices.Values(s.missing), func(x, y string) int {
-		return cmp.Compare(btoi(x == t.DLQ), btoi(y == t.DLQ))
+		return cmp.Compare(btoi(slices.Contains(own, x)), btoi(slices.Contains(own, y)))
 	})
 }

@@ -96,7 +96,7 @@ func TestEveryProblemOfTheTopicsIsFound(t *testing.T) {
 		"DLQ retention huge":      {dlq("retention.ms", strconv.Itoa(math.MaxInt64)), nil, false},
 		"DLQ takes a byte too little": {
 			dlq("max.message.bytes", "1016383"),
-			[]string{"warning: g-dlq: max.message.bytes 1016383: a large record's dead letter does not fit; set max.message.bytes to 1016384 or more"},
+			[]string{"warning: g-dlq: max.message.bytes 1016383: a large record's copy does not fit; set max.message.bytes to 1016384 or more"},
 			false,
 		},
 		"the largest main topic counts": {

@@ -25,37 +25,79 @@ func (c *Consumer) shutdown(base context.Context, stopLoops func(), loops *sync.
 	c.board.raise(HealthReason{Kind: HealthDraining, Partition: -1})
 	c.cfg.logger.Info("shutting down: running handlers may end", zap.Duration("soft", soft))
 
-	ws := c.main.stop()
-	if !c.main.settle(ws, soft) {
+	ws := c.stopIntakes()
+	if !settle(ws, soft) {
 		for _, w := range ws {
 			w.cancel(ErrShutdown)
 		}
-		c.main.settle(ws, hard/5)
+		settle(ws, hard/5)
 	}
 	stopLoops()
-	c.main.endDrains()
+	var over sync.WaitGroup
+	ends := make([]intakeEnd, len(c.intakes()))
+	for i, in := range c.intakes() {
+		over.Go(func() { ends[i] = in.end(base, end, hard) })
+	}
+	over.Wait()
+	loops.Wait()
+	return joinEnds(ends)
+}
 
+// stopIntakes lets nothing new start anywhere, and returns the windows that are left.
+func (c *Consumer) stopIntakes() (ws []*window) {
+	for _, in := range c.intakes() {
+		ws = append(ws, in.stop()...)
+	}
+	return ws
+}
+
+// settle waits for running handlers and copies on their way; false when limit
+// passed before.
+func settle(ws []*window, limit time.Duration) bool {
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	return arrive(ws, timer.C, nil)
+}
+
+// intakeEnd is how one intake ended.
+type intakeEnd struct {
+	abandoned []Coordinates
+	err       error
+}
+
+func joinEnds(ends []intakeEnd) error {
+	var abandoned []Coordinates
+	var errs []error
+	for _, e := range ends {
+		abandoned = append(abandoned, e.abandoned...)
+		errs = append(errs, e.err)
+	}
+	if len(abandoned) > 0 {
+		errs = append([]error{&DrainError{Abandoned: abandoned}}, errs...)
+	}
+	return errors.Join(errs...)
+}
+
+// end commits, leaves the group and ends the client.
+func (in *intake) end(base context.Context, end time.Time, hard time.Duration) (e intakeEnd) {
+	close(in.late)
 	limited, cancel := context.WithDeadline(base, end.Add(-min(closeReserve, hard/5)))
 	defer cancel()
-	stop := context.AfterFunc(limited, c.main.kill)
+	stop := context.AfterFunc(limited, in.kill)
 	defer stop()
-	abandoned, err := c.main.finish(limited, end.Add(-min(closeReserve, 2*hard/5)))
-	c.leave(limited)
-	loops.Wait()
-	if len(abandoned) > 0 {
-		return errors.Join(&DrainError{Abandoned: abandoned}, err)
-	}
-	return err
+	e.abandoned, e.err = in.finish(limited, end.Add(-min(closeReserve, 2*hard/5)))
+	in.leave(limited)
+	return e
 }
 
 // leave leaves the group and ends the client, and with it a poll under way.
-func (c *Consumer) leave(ctx context.Context) {
-	defer c.main.kill()
-	if err := c.main.client.LeaveGroupContext(ctx); err != nil {
-		c.cfg.logger.Warn("could not leave the group: its session has to run out", zap.Error(err))
+func (in *intake) leave(ctx context.Context) {
+	defer in.kill()
+	if err := in.client.LeaveGroupContext(ctx); err != nil {
+		in.log.Warn("could not leave the group: its session has to run out", zap.String("group", in.feed.group), zap.Error(err))
 	}
-	c.main.client.CloseAllowingRebalance()
-	c.main.client.AllowRebalance() // the close polls, too: what that returns would hold a goroutine of the client for ever
+	in.client.CloseAllowingRebalance()
+	in.client.AllowRebalance() // the close polls, too: what that returns would hold a goroutine of the client for ever
 }
 
 // stop lets nothing new start, and no partition come, and returns what is left.
@@ -69,17 +111,6 @@ func (in *intake) stop() []*window {
 	}
 	return ws
 }
-
-// settle waits for running handlers and copies on their way; false when limit
-// passed before.
-func (in *intake) settle(ws []*window, limit time.Duration) bool {
-	timer := time.NewTimer(limit)
-	defer timer.Stop()
-	return arrive(ws, timer.C, nil)
-}
-
-// endDrains ends the drain of a rebalance that runs beside the shutdown.
-func (in *intake) endDrains() { close(in.late) }
 
 // finish commits what is finished and gives all partitions back. It returns the
 // records that are still in progress, and an error for what is not committed.

@@ -133,14 +133,16 @@ func missingReasons(topics []string) (rs []HealthReason) {
 }
 
 // fit ends the start: warnings are logged, and the hand-off learns what its
-// target takes.
+// targets take.
 func (s *start) fit(seen *sight, found *findings) {
 	s.board.replace(HealthTopicMissing, nil)
 	logWarnings(s.cfg.logger, found)
-	dlq := s.cfg.dlqName()
-	s.handOff.counted(dlq, seen.topics[dlq].partitions)
-	if n, ok := seen.topics[dlq].number("max.message.bytes"); ok {
-		s.handOff.batchSize[dlq] = int32(min(max(n, leastBatchBytes), mostBatchBytes))
+	t := s.cfg.topology()
+	for _, target := range t.own() {
+		s.handOff.counted(target, seen.topics[target].partitions)
+		if n, ok := seen.topics[target].number("max.message.bytes"); ok {
+			s.handOff.batchSize[target] = int32(min(max(n, leastBatchBytes), mostBatchBytes))
+		}
 	}
 }
 

@@ -22,10 +22,10 @@ type PartitionStats struct {
 	Lag             int64         // LogEnd less the next offset to commit; -1: not known
 	InFlight        int           // records received and not finished
 	Bytes           int64         // memory they hold, counted as WithWindow counts
-	Paused          []string      // why it is not fetched: "backpressure", "user"
-	NextDue         time.Time     // of a retry topic
-	Waiting         int           // records of a retry topic that are not due
-	Late            time.Duration // of a retry topic: how far the last record was past its due time
+	Paused          []string      // why it is not fetched: "backpressure", "user", "delay"
+	NextDue         time.Time     // of a retry topic: when the first of the waiting records is due; zero: none waits
+	Waiting         int           // records of a retry topic that were received and are not due; more may wait at the broker, see Lag
+	Late            time.Duration // of a retry topic: how far the last record was past its due time when it was handled
 }
 
 // stats lists the windows, sorted.
@@ -49,7 +49,11 @@ func (w *window) stats() PartitionStats {
 	s := PartitionStats{
 		Topic: w.topic, Partition: w.partition,
 		Committed: w.committed, Head: -1, HighestFinished: -1, LogEnd: w.logEnd, Lag: -1,
-		InFlight: w.tracker.Unfinished(), Bytes: w.bytes.Load(),
+		InFlight: w.tracker.Unfinished(), Bytes: w.bytes.Load(), Waiting: w.line.len(), Late: time.Duration(w.late.Load()),
+	}
+	if w.stage != nil {
+		s.Stage = w.stage.number
+		s.NextDue, _, _ = w.line.head()
 	}
 	if o, ok := w.tracker.Head(); ok {
 		s.Head = o

@@ -66,14 +66,12 @@ func (a topicAdmin) look(ctx context.Context, t Topology) (*sight, error) {
 			return nil, err
 		}
 	}
-	names := slices.Clone(t.Topics)
-	if t.DLQ != "" {
-		names = append(names, t.DLQ)
-	}
+	own := t.own()
+	names := slices.Concat(t.Topics, own)
 	if len(names) == 0 {
 		return s, nil
 	}
-	return s, a.see(ctx, s, names, func(name string) bool { return isMain(name) || name == t.DLQ })
+	return s, a.see(ctx, s, names, func(name string) bool { return isMain(name) || slices.Contains(own, name) })
 }
 
 // see asks for the named topics, or all, and notes those that are wanted.
@@ -160,8 +158,10 @@ func (a topicAdmin) configure(ctx context.Context, s *sight) error {
 // provision creates what is missing. What cannot be created stays missing, and
 // so does what somebody else has created at the same moment: the next look sees it.
 func (a topicAdmin) provision(ctx context.Context, t Topology, s *sight) error {
+	own, configured := t.own(), false
 	for _, name := range s.creationOrder(t) {
-		if name == t.DLQ { // it follows main topics that were made a moment ago
+		if !configured && slices.Contains(own, name) { // it follows main topics that were made a moment ago
+			configured = true
 			if err := a.configure(ctx, s); err != nil {
 				return err
 			}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -67,7 +68,12 @@ func NewTopology(opts ...ConsumerOption) (Topology, error) {
 }
 
 func (c *consumerConfig) topology() Topology {
-	return Topology{Group: c.group, Topics: slices.Clone(c.topics), Pattern: c.pattern, DLQ: c.dlqName()}
+	t := Topology{Group: c.group, Topics: slices.Clone(c.topics), Pattern: c.pattern, DLQ: c.dlqName()}
+	for _, s := range c.stages() {
+		t.RetryGroup = c.retryGroupName()
+		t.Stages = append(t.Stages, StageTopic{s.topic, s.delay})
+	}
+	return t
 }
 
 // EnsureTopics creates the topics of t that are missing and verifies the others;
@@ -75,9 +81,10 @@ func (c *consumerConfig) topology() Topology {
 // only warnings they are logged (WithLogger). It needs WithBrokers, and CREATE on
 // the missing topics.
 //
-// A dead-letter topic gets the most partitions and replicas that a main topic
-// has, the largest max.message.bytes and 16 KiB more (for headers), the delete
-// policy, and 14 days of retention. A main topic gets the broker's defaults.
+// Retry topics and the dead-letter topic get the most partitions and replicas that
+// a main topic has, the largest max.message.bytes and 16 KiB more (for headers), and
+// the delete policy; a retry topic 7 days of retention beyond its delay, the
+// dead-letter topic 14 days. A main topic gets the broker's defaults.
 func EnsureTopics(ctx context.Context, t Topology, opts ...Option) error {
 	c := defaultCommonConfig()
 	for _, o := range opts {
@@ -127,7 +134,7 @@ func (t *Topology) matcher() func(string) bool {
 	}
 	include := regexp.MustCompile(t.Pattern)
 	var own []*regexp.Regexp
-	for _, p := range ownTopicPatterns(t.Group, t.DLQ) {
+	for _, p := range ownTopicPatterns(t.DLQ, append(t.prefixes(), t.Group+retrySuffix)...) {
 		own = append(own, regexp.MustCompile(p))
 	}
 	return func(name string) bool {
@@ -136,10 +143,51 @@ func (t *Topology) matcher() func(string) bool {
 	}
 }
 
+// prefixes are what the names of the retry topics begin with.
+func (t *Topology) prefixes() (ps []string) {
+	for _, s := range t.Stages {
+		p, _, _ := cutLast(s.Topic, "-")
+		ps = append(ps, p)
+	}
+	return ps
+}
+
+// cutLast is strings.Cut at the last sep.
+func cutLast(s, sep string) (before, after string, found bool) {
+	if i := strings.LastIndex(s, sep); i >= 0 {
+		return s[:i], s[i+len(sep):], true
+	}
+	return s, "", false
+}
+
+// own lists the topics that the consumer itself writes to, sorted.
+func (t *Topology) own() (names []string) {
+	for _, s := range t.Stages {
+		names = append(names, s.Topic)
+	}
+	if t.DLQ != "" {
+		names = append(names, t.DLQ)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// delayOf is a retry topic's delay; false where the topic is none.
+func (t *Topology) delayOf(name string) (time.Duration, bool) {
+	i := slices.IndexFunc(t.Stages, func(s StageTopic) bool { return s.Topic == name })
+	if i < 0 {
+		return 0, false
+	}
+	return t.Stages[i].Delay, true
+}
+
 // ownTopicPatterns are regular expressions for the topics that a pattern must
-// not match: the dead-letter topic, and the default retry topics of any number.
-func ownTopicPatterns(group, dlq string) []string {
-	ps := []string{"^" + regexp.QuoteMeta(group) + "-retry-[0-9]+$"}
+// not match: the dead-letter topic, and the retry topics of any number.
+func ownTopicPatterns(dlq string, prefixes ...string) (ps []string) {
+	slices.Sort(prefixes)
+	for _, p := range slices.Compact(prefixes) {
+		ps = append(ps, "^"+regexp.QuoteMeta(p)+"-[0-9]+$")
+	}
 	if dlq != "" {
 		ps = append(ps, "^"+regexp.QuoteMeta(dlq)+"$")
 	}

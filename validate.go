@@ -113,6 +113,9 @@ func (c *consumerConfig) validateNames(m *mistakes) {
 		}
 		seen[t] = "WithTopics"
 	}
+	if c.group != "" || c.retryPrefix != "" {
+		c.validateStageNames(m, seen)
+	}
 	if c.dead != 0 || (c.group == "" && c.dlqTopic == "") {
 		return
 	}
@@ -124,8 +127,8 @@ func (c *consumerConfig) validateNames(m *mistakes) {
 			m.add("%s: %w", option, err)
 		}
 	}
-	if seen[dlq] != "" {
-		m.add("%s: %q is a main topic, too; every topic has one role", option, dlq)
+	if by := seen[dlq]; by != "" {
+		m.add("%s: %q is named by %s, too; every topic has one role", option, dlq, by)
 	}
 }
 
@@ -141,7 +144,9 @@ func (c *consumerConfig) dlqName() string {
 }
 
 // ownTopicPatterns are what a topic pattern must not match.
-func (c *consumerConfig) ownTopicPatterns() []string { return ownTopicPatterns(c.group, c.dlqName()) }
+func (c *consumerConfig) ownTopicPatterns() []string {
+	return ownTopicPatterns(c.dlqName(), c.group+retrySuffix, c.prefix())
+}
 
 // checkTopicName says what Kafka would refuse.
 func checkTopicName(name string) error {
@@ -170,6 +175,7 @@ func (c *consumerConfig) validateHandling(m *mistakes) {
 	m.check(!slices.ContainsFunc(c.middleware, func(w Middleware) bool { return w == nil }), "WithMiddleware: one is nil")
 	m.check(c.handlerTimeout >= 0, "WithHandlerTimeout(%v): not negative", c.handlerTimeout)
 	m.check(c.stuckAfter > 0, "WithStuckAfter(%v): more than 0", c.stuckAfter)
+	c.validateStages(m)
 	m.check(c.maxAge >= 0, "WithMaxAge(%v): not negative", c.maxAge)
 	m.check(c.immediate >= 0, "WithImmediateRetries(%d): not negative", c.immediate)
 	if c.immediate > 0 {

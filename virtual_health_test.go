@@ -89,7 +89,7 @@ func TestReadyFromTheFirstAssignmentToTheEndOfRun(t *testing.T) {
 		require.NoError(t, m.wait())
 		require.True(t, m.Health().Live)
 		require.False(t, m.Health().Ready)
-		require.Equal(t, []string{"+not-joined", "-not-joined", "+draining", "-draining", "+not-joined"}, events.all())
+		require.Equal(t, []string{"+not-joined g", "-not-joined g", "+draining", "-draining", "+not-joined g"}, events.all())
 	})
 }
 

@@ -24,7 +24,7 @@ func TestAMissingTopicEndsRunAfter30s(t *testing.T) {
 		start := time.Now()
 		m := w.start(handleNothing, kstage.WithTopics("orders", "events"))
 		after(15 * time.Second)
-		require.Equal(t, []string{"not-joined", "topic-missing events", "topic-missing orders"}, reasonsOf(m.Health()))
+		require.Equal(t, []string{"not-joined g", "topic-missing events", "topic-missing orders"}, reasonsOf(m.Health()))
 		require.False(t, m.Health().Ready)
 		var te *kstage.TopologyError
 		require.ErrorAs(t, m.wait(), &te)

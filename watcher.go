@@ -2,6 +2,7 @@ package kstage
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -17,13 +18,15 @@ const (
 // that one is missing, and reads nothing more of one that was deleted and made
 // again.
 type topicWatcher struct {
-	in  *intake
+	c   *Consumer
 	adm topicAdmin
+	own []string // topics that copies go to
 	ids topicIDs
 }
 
-func newTopicWatcher(in *intake, adm topicAdmin) *topicWatcher {
-	return &topicWatcher{in: in, adm: adm, ids: topicIDs{now: map[string][16]byte{}, past: map[[16]byte]bool{}}}
+func newTopicWatcher(c *Consumer, adm topicAdmin) *topicWatcher {
+	t := c.Topology()
+	return &topicWatcher{c: c, adm: adm, own: t.own(), ids: topicIDs{now: map[string][16]byte{}, past: map[[16]byte]bool{}}}
 }
 
 // topicIDs tells whether a name stands for another topic than before.
@@ -50,7 +53,7 @@ func (t *topicWatcher) watch(ctx context.Context) {
 	for {
 		t.look(ctx)
 		wait(ctx, watchSoonest, nil)
-		wait(ctx, watchInterval-watchSoonest, t.in.lookSoon)
+		wait(ctx, watchInterval-watchSoonest, t.c.lookSoon)
 		if ctx.Err() != nil {
 			return
 		}
@@ -60,13 +63,13 @@ func (t *topicWatcher) watch(ctx context.Context) {
 func (t *topicWatcher) look(ctx context.Context) {
 	limited, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	seen, err := within(limited, func() (*sight, error) { return t.adm.look(limited, t.in.cfg.topology()) })
+	seen, err := within(limited, func() (*sight, error) { return t.adm.look(limited, t.c.cfg.topology()) })
 	if err != nil {
-		t.in.log.Debug("could not look at the topics", zap.Error(err))
+		t.c.cfg.logger.Debug("could not look at the topics", zap.Error(err))
 		return
 	}
-	for _, r := range t.in.board.replace(HealthTopicMissing, missingReasons(t.missing(seen))) {
-		t.in.log.Warn("topic does not exist any more", zap.String("topic", r.Topic))
+	for _, r := range t.c.board.replace(HealthTopicMissing, missingReasons(t.missing(seen))) {
+		t.c.cfg.logger.Warn("topic does not exist any more", zap.String("topic", r.Topic))
 	}
 	for name, topic := range seen.topics {
 		if t.ids.replaced(name, topic.id) {
@@ -79,8 +82,8 @@ func (t *topicWatcher) look(ctx context.Context) {
 // matched before and that are still assigned.
 func (t *topicWatcher) missing(s *sight) []string {
 	names := s.missing
-	if t.in.cfg.pattern != "" {
-		for _, w := range t.in.snapshot() {
+	if t.c.cfg.pattern != "" {
+		for _, w := range t.c.main.snapshot() {
 			if _, ok := s.topics[w.topic]; !ok {
 				names = append(names, w.topic)
 			}
@@ -92,23 +95,30 @@ func (t *topicWatcher) missing(s *sight) []string {
 // recreated begins anew with a topic that is another one by now: nothing of the
 // old one may be committed to it, and the client has to forget it to read it.
 func (t *topicWatcher) recreated(ctx context.Context, name string) {
-	t.in.log.Warn("topic was deleted and created again: starting over with it", zap.String("topic", name))
-	t.in.board.raiseFor(noticeFor, HealthReason{Kind: HealthTopicRecreated, Topic: name, Partition: -1})
-	if name == t.in.cfg.dlqName() {
-		t.in.handOff.purge(name)
-		return
+	t.c.cfg.logger.Warn("topic was deleted and created again: starting over with it", zap.String("topic", name))
+	t.c.board.raiseFor(noticeFor, HealthReason{Kind: HealthTopicRecreated, Topic: name, Partition: -1})
+	if slices.Contains(t.own, name) {
+		t.c.handOff.purge(name)
 	}
+	if name != t.c.cfg.dlqName() {
+		t.c.intakeOf(name).startOver(ctx, name)
+	}
+}
+
+// startOver gives up what is held of a topic that is another one by now, and reads
+// it from its start.
+func (in *intake) startOver(ctx context.Context, name string) {
 	var gone []*window
-	for _, w := range t.in.snapshot() {
+	for _, w := range in.snapshot() {
 		if w.topic == name {
 			gone = append(gone, w)
 		}
 	}
-	t.in.give(ctx, gone, PartitionsLost, 0)
-	t.in.client.PurgeTopicsFromClient(name)
-	if t.in.cfg.pattern == "" {
-		t.in.client.AddConsumeTopics(name)
+	in.give(ctx, gone, PartitionsLost, 0)
+	in.client.PurgeTopicsFromClient(name)
+	if in.feed.pattern {
+		in.client.ForceMetadataRefresh()
 	} else {
-		t.in.client.ForceMetadataRefresh()
+		in.client.AddConsumeTopics(name)
 	}
 }

@@ -24,6 +24,7 @@ type topicPartition struct {
 type window struct {
 	topicPartition
 	intake *intake
+	stage  *stageReader    // of a retry partition; nil: a main topic's
 	ctx    context.Context // the handlers'; ends with the assignment's cause
 	cancel context.CancelCauseFunc
 	lane   *lanes.Partition[*batch]
@@ -32,9 +33,11 @@ type window struct {
 	gone   atomic.Bool  // dead; as dead below, for those who do not hold mu
 	bytes  atomic.Int64 // of batches that are not drained, and of held copies
 	count  atomic.Int64 // records of those, held copies included
+	late   atomic.Int64 // how far the last record was past its due time when it was handled; nanoseconds
 
 	mu        sync.Mutex // guards everything below; never held over I/O or user code
 	tracker   offsets.Tracker
+	line      line               // of a retry partition
 	dead      bool               // forgotten: nothing is committed for it any more
 	expected  int64              // the next offset; -1: not known yet
 	logEnd    int64              // high watermark of the last fetch
@@ -57,7 +60,8 @@ type batch struct {
 	w       *window
 	ctx     context.Context // the window's
 	records []*kgo.Record
-	first   *facts // of all messages of first calls
+	first   *facts  // of all messages of first calls, where they share one
+	facts   []facts // else: of each
 	done    *offsets.Batch
 	size    int64
 	debug   bool         // per-record log lines are wanted
@@ -68,12 +72,14 @@ type batch struct {
 func newWindow(in *intake, tp topicPartition) *window {
 	w := &window{topicPartition: tp, intake: in, expected: -1, logEnd: -1, committed: -1, head: -1, stuckAt: -1, held: map[int64]*held{}}
 	w.ctx, w.cancel = context.WithCancelCause(in.base)
-	w.lane = in.pool.Partition(in.number)
+	w.lane = in.pool.Partition(in.feed.number)
+	w.stage = in.feed.stages[tp.topic]
 	return w
 }
 
-// admit takes a fetch's records: registered with the tracker, then queued. False
-// where the window is dead. Called by the poll goroutine, while it blocks rebalances.
+// admit takes a fetch's records: registered with the tracker, then queued, or in
+// line until they are due. False where the window is dead. Called by the poll
+// goroutine, while it blocks rebalances.
 func (w *window) admit(topicID [16]byte, rs []*kgo.Record, debug bool) (bytes int64, ok bool) {
 	first := &facts{topicID: topicID, attempt: 1}
 	batches := make([]*batch, 0, 1)
@@ -86,10 +92,33 @@ func (w *window) admit(topicID [16]byte, rs []*kgo.Record, debug bool) (bytes in
 	if !w.register(batches, rs[len(rs)-1].Offset+1) {
 		return 0, false
 	}
+	if w.stage != nil {
+		w.advance()
+		return bytes, true
+	}
 	for _, b := range batches {
 		w.lane.Add(b, 0, len(b.records))
 	}
 	return bytes, true
+}
+
+// advance gives lanes what is due and stops fetching, or goes on with it, as the
+// rest asks for. Called by the poll goroutine, and by the line's timer.
+func (w *window) advance() {
+	w.mu.Lock()
+	now := time.Now()
+	w.line.advance(now, w.lane.Add) // under mu: in the order of offsets, whoever comes first
+	w.line.watch(now, w.advance)
+	w.mu.Unlock()
+	w.intake.delay(w)
+}
+
+// far says that more need not be fetched yet.
+func (w *window) far() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, far := w.line.far(time.Now())
+	return far
 }
 
 // register makes the tracker know of batches; false where the window is dead.
@@ -103,6 +132,9 @@ func (w *window) register(batches []*batch, next int64) bool {
 		w.tracker.Add(b.done)
 		w.bytes.Add(b.size)
 		w.count.Add(int64(len(b.records)))
+	}
+	if w.stage != nil {
+		w.line.batches = append(w.line.batches, batches...)
 	}
 	w.expected = next
 	return true
@@ -118,7 +150,18 @@ func (w *window) newBatch(first *facts, rs []*kgo.Record, debug bool) *batch {
 		size += recordSize(r)
 	}
 	b.size = size
+	if w.stage != nil {
+		b.facts = w.readFacts(first.topicID, rs)
+	}
 	return b
+}
+
+func (w *window) readFacts(topicID [16]byte, rs []*kgo.Record) []facts {
+	now, fs := time.Now(), make([]facts, len(rs))
+	for i, r := range rs {
+		fs[i] = w.stage.factsOf(r, topicID, now)
+	}
+	return fs
 }
 
 // oneEpoch returns the records at the start of rs that have one leader epoch. It
@@ -132,7 +175,12 @@ func oneEpoch(rs []*kgo.Record) []*kgo.Record {
 }
 
 // message is the one of a record's first call.
-func (b *batch) message(i int) Message { return Message{b.records[i], b.first} }
+func (b *batch) message(i int) Message {
+	if b.facts != nil {
+		return Message{b.records[i], &b.facts[i]}
+	}
+	return Message{b.records[i], b.first}
+}
 
 // recordSize is what a record counts: its own bytes, decompressed.
 func recordSize(r *kgo.Record) int64 {
@@ -187,6 +235,7 @@ func (w *window) forget() (unfinished int) {
 	w.mu.Lock()
 	w.dead = true
 	w.gone.Store(true)
+	w.line.close()
 	w.mu.Unlock()
 	running := w.running()
 	w.mu.Lock()
@@ -275,13 +324,14 @@ func (w *window) inProgress() []Coordinates {
 	return cs
 }
 
-// stuck returns the oldest unfinished offset and since when it is that; false when there is none.
+// stuck returns the oldest unfinished offset and since when it is that; false when
+// there is none, or it waits to be due.
 func (w *window) stuck(now time.Time) (offset int64, since time.Time, ok bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.tracker.Mark()
 	head, ok := w.tracker.Head()
-	if !ok {
+	if _, first, waits := w.line.head(); !ok || waits && first <= head {
 		w.head = -1
 		return 0, time.Time{}, false
 	}

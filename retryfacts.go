@@ -1,0 +1,102 @@
+package kstage
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// retryFacts is what is known of a record from a retry topic beyond its facts.
+type retryFacts struct {
+	due       time.Time // no handler call sooner
+	notBefore time.Time // after being due it hops until then; zero: it does not
+	foreign   bool      // another group's
+}
+
+// stageReader reads what the copies in a stage's topic tell. Their headers are
+// input from outside: what cannot be true counts as missing.
+type stageReader struct {
+	stage
+	group     string
+	immediate int // retries of each stage
+}
+
+// factsOf reads the facts of a record that was first seen now.
+func (s *stageReader) factsOf(r *kgo.Record, topicID [16]byte, now time.Time) facts {
+	var attempt, number, due, notBefore, failed []byte
+	f := facts{topicID: topicID, retry: &retryFacts{}}
+	for _, h := range r.Headers {
+		switch h.Key { // the last one of a name counts
+		case headerAttempt:
+			attempt = h.Value
+		case headerStage:
+			number = h.Value
+		case headerDue:
+			due = h.Value
+		case headerNotBefore:
+			notBefore = h.Value
+		case headerFirstFailedAt:
+			failed = h.Value
+		case headerGroup:
+			f.retry.foreign = string(h.Value) != s.group
+		}
+	}
+	f.stage = s.stageOf(number)
+	f.attempt = s.attemptOf(attempt, f.stage)
+	f.firstFailedAt = earlier(timeOf(failed), now)
+	if f.retry.foreign { // nobody waits for it
+		return f
+	}
+	f.retry.due = dueTime(timeOf(due), r.Timestamp, now, s.delay)
+	f.retry.notBefore = timeOf(notBefore)
+	return f
+}
+
+// stageOf is the record's stage: the header can only lower that of the topic.
+func (s *stageReader) stageOf(header []byte) int {
+	if n, ok := numberOf(header); ok && n < int64(s.number) {
+		return int(n)
+	}
+	return s.number
+}
+
+// attemptOf counts the next handler call; the header tells of those before.
+func (s *stageReader) attemptOf(header []byte, stage int) int {
+	n, _ := numberOf(header)
+	return int(min(n, int64(1+s.immediate)*int64(stage+1)-1)) + 1
+}
+
+// dueTime is when a record may be handled: as the header says, but however that
+// was forged, no later than its stage's delay after it was written, or first seen.
+// Without a legal header that is at once.
+func dueTime(header, written, seen time.Time, delay time.Duration) time.Time {
+	if header.IsZero() {
+		return seen
+	}
+	return earlier(earlier(header, written.Add(delay)), seen.Add(delay))
+}
+
+func earlier(x, y time.Time) time.Time {
+	if y.Before(x) {
+		return y
+	}
+	return x
+}
+
+// numberOf reads a decimal number that is not negative.
+func numberOf(v []byte) (int64, bool) {
+	n, err := strconv.ParseInt(string(v), 10, 64)
+	if err != nil || n < 0 {
+		return 0, false
+	}
+	return n, true
+}
+
+// timeOf reads unix milliseconds; zero where there are none.
+func timeOf(v []byte) time.Time {
+	if n, ok := numberOf(v); ok {
+		return time.UnixMilli(n)
+	}
+	return time.Time{}
+}
