@@ -102,6 +102,18 @@ func (w *world) ladder(partitions int32) (topic string, opts []kstage.ConsumerOp
 	return topic, []kstage.ConsumerOption{kstage.WithTopics(topic)}
 }
 
+// stages creates the retry topics of group g's ladder and returns the option for them.
+func (w *world) stages(partitions int32, delays ...time.Duration) kstage.ConsumerOption {
+	w.t.Helper()
+	for i := range delays {
+		w.topic(fmt.Sprintf("g-retry-%d", i+1), partitions)
+	}
+	return kstage.WithRetryStages(delays...)
+}
+
+// once makes no immediate retries.
+func once() kstage.ConsumerOption { return kstage.WithImmediateRetries(0, kstage.Backoff{}) }
+
 // record makes one for a partition.
 func record(topic string, partition int32, key, value string) *kgo.Record {
 	return &kgo.Record{Topic: topic, Partition: partition, Key: []byte(key), Value: []byte(value)}
@@ -236,14 +248,21 @@ func (m *member) assertIdentity() {
 	require.Equal(m.w.t, s.Received, s.Processed+s.Retried+s.SentToDLQ+s.Skipped+s.Dropped+s.Duplicates+s.Released+s.Foreign, "%+v", s)
 }
 
-// eventually waits until cond holds. In virtual time waiting costs nothing.
+// eventually waits until cond holds.
 func (w *world) eventually(cond func() bool) {
+	w.t.Helper()
+	w.within(2*time.Minute, cond)
+}
+
+// within waits until cond holds, at most limit. In virtual time waiting costs
+// nothing.
+func (w *world) within(limit time.Duration, cond func() bool) {
 	w.t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for limit := time.Now().Add(2 * time.Minute); !cond(); {
-		if time.Now().After(limit) {
-			w.t.Fatal("it did not come true within two minutes")
+	for end := time.Now().Add(limit); !cond(); {
+		if time.Now().After(end) {
+			w.t.Fatalf("it did not come true within %v", limit)
 		}
 		<-tick.C
 	}
