@@ -24,6 +24,7 @@ type sight struct {
 	missing   []string
 	forbidden []string         // may not be seen: they may be missing, too
 	refused   map[string]error // of missing: why they could not be created
+	leftovers []leftover
 	brokers   int
 }
 
@@ -102,6 +103,7 @@ func inspect(t Topology, s *sight) *findings {
 		f.inspectStage(t, s, stage)
 	}
 	f.inspectDLQ(t, s)
+	f.inspectLeftovers(s)
 	slices.SortStableFunc(f.problems, func(x, y TopicProblem) int { return cmp.Compare(btoi(x.Warning), btoi(y.Warning)) })
 	return f
 }

@@ -79,7 +79,11 @@ func (s *start) look(ctx context.Context) (*sight, error) {
 		if s.cfg.provisioning == TrustTopics {
 			return &sight{}, nil
 		}
-		return s.adm.lookInto(limited, s.cfg.topology(), s.cfg.provisioning)
+		seen, err := s.adm.lookInto(limited, s.cfg.topology(), s.cfg.provisioning)
+		if err == nil {
+			seen.leftovers, err = s.adm.leftovers(limited, &s.cfg)
+		}
+		return seen, err
 	})
 }
 
