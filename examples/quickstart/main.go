@@ -1,5 +1,6 @@
-// Quickstart publishes six orders and consumes them: four are handled at once,
-// one at its second attempt, and one is dead and ends in the dead-letter topic.
+// Quickstart publishes six orders and consumes them: one is handled at once, one at
+// its second attempt in this process, two after waiting in a retry topic; two are
+// dead and end in the dead-letter topic, one for good, one after all its retries.
 //
 // Without KAFKA_BROKERS it starts a broker of its own, in this process.
 package main
@@ -24,6 +25,9 @@ const (
 	topic  = "quickstart-orders"
 	group  = "quickstart"
 	orders = 6
+
+	dead     = 2 // of the orders
+	attempts = 6 // two in each of main, stage 1, stage 2
 )
 
 func main() {
@@ -49,7 +53,8 @@ func run(ctx context.Context, out io.Writer) error {
 		kstage.WithGroup(group),
 		kstage.WithTopics(topic),
 		kstage.WithTopicProvisioning(kstage.CreateTopics),
-		kstage.WithImmediateRetries(2, kstage.Backoff{Min: 50 * time.Millisecond, Max: 200 * time.Millisecond}),
+		kstage.WithImmediateRetries(1, kstage.Backoff{Min: 20 * time.Millisecond, Max: 20 * time.Millisecond}),
+		kstage.WithRetryStages(100*time.Millisecond, 300*time.Millisecond),
 		kstage.WithMetrics(&shop.counters),
 	)
 	if err != nil {
@@ -67,10 +72,10 @@ func run(ctx context.Context, out io.Writer) error {
 		return err
 	}
 
-	return consume(ctx, consumer, shop, func() error { return showDeadLetter(ctx, client, started, out) })
+	return consume(ctx, consumer, shop, func() error { return showDeadLetters(ctx, client, started, out) })
 }
 
-// consume runs the consumer until no order is left and the dead letter was shown.
+// consume runs the consumer until no order is left and the dead letters were shown.
 func consume(ctx context.Context, consumer *kstage.Consumer, shop *shop, show func() error) error {
 	running, stop := context.WithCancel(ctx)
 	defer stop()
@@ -91,7 +96,8 @@ func consume(ctx context.Context, consumer *kstage.Consumer, shop *shop, show fu
 		return err
 	}
 	s := shop.counters.Snapshot()
-	fmt.Fprintf(shop.out, "\nreceived %d = handled %d + dead-lettered %d; %d handler calls failed\n", s.Received, s.Processed, s.SentToDLQ, s.Failed)
+	fmt.Fprintf(shop.out, "\nreceived %d = handled %d + sent to retry topics %d + dead-lettered %d; %d handler calls failed\n",
+		s.Received, s.Processed, s.Retried, s.SentToDLQ, s.Failed)
 	return nil
 }
 
@@ -136,11 +142,11 @@ func (s *shop) Handle(_ context.Context, msg kstage.Message) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err == nil {
-		fmt.Fprintf(s.out, "handled  %s  attempt %d\n", msg.Key(), msg.Attempt())
+		fmt.Fprintf(s.out, "handled  %s  attempt %d%s\n", msg.Key(), msg.Attempt(), waited(msg))
 	} else {
-		fmt.Fprintf(s.out, "failed   %s  attempt %d: %v\n", msg.Key(), msg.Attempt(), err)
+		fmt.Fprintf(s.out, "failed   %s  attempt %d%s: %v\n", msg.Key(), msg.Attempt(), waited(msg), err)
 	}
-	if err == nil || kstage.IsPermanent(err) {
+	if err == nil || kstage.IsPermanent(err) || msg.Attempt() == attempts {
 		if s.ended++; s.ended == orders {
 			close(s.done)
 		}
@@ -148,20 +154,41 @@ func (s *shop) Handle(_ context.Context, msg kstage.Message) error {
 	return err
 }
 
-// charge is where the work would be: one order fails once, one for good.
+// waited tells of a record from a retry topic.
+func waited(msg kstage.Message) string {
+	failed, ok := msg.FirstFailedAt()
+	if msg.Stage() == 0 || !ok {
+		return ""
+	}
+	return fmt.Sprintf(", from retry topic %d, %v after it failed first", msg.Stage(), time.Since(failed).Round(10*time.Millisecond))
+}
+
+// charge is where the work would be.
 func charge(msg kstage.Message) error {
-	switch {
-	case string(msg.Key()) == "order-2" && msg.Attempt() == 1:
-		return errors.New("the payment service did not answer") // tried again, in this process
-	case string(msg.Key()) == "order-5":
-		return kstage.Permanent(errors.New("the card was refused")) // no retry can help
+	switch string(msg.Key()) {
+	case "order-2": // fails once, and is tried again in this process
+		if msg.Attempt() == 1 {
+			return errors.New("the payment service did not answer")
+		}
+	case "order-3": // recovers while it waits in the first retry topic
+		if msg.Stage() == 0 {
+			return errors.New("the payment service is down")
+		}
+	case "order-4": // knows when it makes sense to try again
+		if msg.Stage() == 0 {
+			return kstage.RetryAfter(errors.New("too many requests"), 250*time.Millisecond)
+		}
+	case "order-5": // no retry can help
+		return kstage.Permanent(errors.New("the card was refused"))
+	case "order-6": // every retry fails
+		return errors.New("the payment service has a bug")
 	}
 	return nil
 }
 
-// showDeadLetter waits for the dead letter of this run and prints what it tells.
-func showDeadLetter(ctx context.Context, client *kgo.Client, started time.Time, out io.Writer) error {
-	for {
+// showDeadLetters waits for the dead letters of this run and prints what they tell.
+func showDeadLetters(ctx context.Context, client *kgo.Client, started time.Time, out io.Writer) error {
+	for shown := 0; shown < dead; {
 		fetches := client.PollFetches(ctx)
 		if err := fetches.Err0(); err != nil {
 			return fmt.Errorf("read the dead-letter topic: %w", err)
@@ -174,12 +201,13 @@ func showDeadLetter(ctx context.Context, client *kgo.Client, started time.Time, 
 			if d.LastFailedAt.Before(started) {
 				continue // of an earlier run
 			}
+			shown++
 			fmt.Fprintf(out, "\ndead letter in %s:\n", r.Topic)
 			fmt.Fprintf(out, "  key       %s\n  value     %s\n", r.Key, r.Value)
 			fmt.Fprintf(out, "  from      %s, partition %d\n", d.Origin.Topic, d.Origin.Partition)
-			fmt.Fprintf(out, "  reason    %s after %d attempt\n", d.Reason, d.Attempt)
+			fmt.Fprintf(out, "  reason    %s at attempt %d, in stage %d\n", d.Reason, d.Attempt, d.Stage)
 			fmt.Fprintf(out, "  error     %s\n", d.Error)
-			return nil
 		}
 	}
+	return nil
 }
