@@ -25,7 +25,7 @@ var cancellations = []struct {
 }{
 	{name: "running its first attempt", attempt: 1, causes: true, handle: untilDone},
 	{name: "running a retry", attempt: 2, causes: true, handle: untilDone},
-	{name: "parked", attempt: 2, opts: []kstage.ConsumerOption{kstage.WithImmediateRetries(1, kstage.Backoff{Min: time.Hour, Max: time.Hour})}},
+	{name: "parked", attempt: 2, opts: []kstage.ConsumerOption{kstage.WithImmediateRetries(1, kstage.Backoff{Min: 1_000_000 * time.Hour, Max: 1_000_000 * time.Hour})}},
 	{name: "blocked", attempt: 3, opts: []kstage.ConsumerOption{kstage.WithoutDLQ(kstage.Block), kstage.WithImmediateRetries(1, kstage.Backoff{Min: 1, Max: 1})}},
 	{name: "running while it blocks", attempt: 3, causes: true, handle: untilDone, opts: []kstage.ConsumerOption{kstage.WithoutDLQ(kstage.Block), kstage.WithImmediateRetries(1, kstage.Backoff{Min: 1, Max: 1})}},
 	{name: "under a timeout", attempt: 1, causes: true, handle: untilDone, opts: []kstage.ConsumerOption{kstage.WithHandlerTimeout(time.Hour)}},

@@ -166,7 +166,7 @@ func TestVirtualSkip(t *testing.T) {
 				}
 			}
 			return obey(ctx, msg)
-		}, append(opts, kstage.WithoutDLQ(kstage.Block), kstage.WithImmediateRetries(2, kstage.Backoff{Min: time.Hour, Max: time.Hour}))...)
+		}, append(opts, kstage.WithoutDLQ(kstage.Block), kstage.WithImmediateRetries(2, kstage.Backoff{Min: 1_000_000 * time.Hour, Max: 1_000_000 * time.Hour}))...)
 		w.eventually(func() bool { _, ok := m.reason(kstage.HealthStuckRecord); return ok && m.counts.Snapshot().Failed == 2 })
 		after(100 * time.Millisecond)
 
