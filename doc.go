@@ -2,7 +2,7 @@
 //
 // A [Consumer] gives each record to a [Handler] and commits its offset only when
 // it is finished: the handler returned nil, or the record's copy was acknowledged
-// by the dead-letter topic, or it was skipped or dropped by an explicit choice.
+// by a retry topic or the dead-letter topic, or it was skipped or dropped by an explicit choice.
 //
 //	consumer, err := kstage.NewConsumer(
 //		kstage.HandlerFunc(charge),
@@ -32,8 +32,10 @@
 // # Failure
 //
 // An error makes the handler be called again, in this process, as
-// WithImmediateRetries says; then the record is dead and goes to the dead-letter
-// topic. [Permanent] makes it dead at once, [Skip] finishes it. [WithoutDLQ] says
+// WithImmediateRetries says; then the record goes to the retry topics of
+// WithRetryStages, one after the other, and is handled again when each one's delay
+// has passed; then it is dead and goes to the dead-letter topic. [Permanent] makes
+// it dead at once, [Skip] finishes it, [RetryAfter] and [Snooze] say when to call again. [WithoutDLQ] says
 // what happens where there is no dead-letter topic. Panics are failures, too.
 //
 // An error that is returned after the handler's context was cancelled by a

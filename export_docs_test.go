@@ -14,6 +14,9 @@ func Defaults() map[string]string {
 	return map[string]string{
 		"WithWorkers":           fmt.Sprint(c.workers),
 		"WithOrdering":          map[Ordering]string{ByKey: "`ByKey`"}[c.ordering],
+		"WithRetryStages":       none(len(c.delays) == 0),
+		"WithRetryTopicPrefix":  map[string]string{"": "`<group>" + retrySuffix + "`"}[c.retryPrefix],
+		"WithRetryGroup":        map[string]string{"": "`<group>" + retrySuffix + "`"}[c.retryGroup],
 		"WithImmediateRetries":  fmt.Sprintf("%d, from %v to %v, full jitter", c.immediate, c.immediateBackoff.Min, c.immediateBackoff.Max),
 		"WithMaxAge":            none(c.maxAge == 0),
 		"WithClassifier":        none(c.classifier == nil),

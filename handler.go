@@ -12,7 +12,10 @@ import "context"
 //	nil             finished
 //	Skip(err)       finished, counted as skipped
 //	Permanent(err)  dead at once: to the dead-letter queue
-//	any other error as WithClassifier says, else immediate retries, then dead
+//	RetryAfter(err, d), Snooze(d)
+//	                called again no sooner than d from now
+//	any other error as WithClassifier says, else immediate retries, then the
+//	                retry topics of WithRetryStages, then dead
 //
 // Dead is also what fails later than WithMaxAge allows. A dead record goes to the
 // dead-letter topic, or where WithoutDLQ says.
