@@ -101,7 +101,7 @@ func (d *directive) Unwrap() error { return d.err }
 
 // directiveOf returns the outermost directive of err; the zero one when it has none.
 func directiveOf(err error) directive {
-	if d := (*directive)(nil); errors.As(err, &d) {
+	if d, ok := errors.AsType[*directive](err); ok {
 		return *d
 	}
 	return directive{}

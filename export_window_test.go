@@ -11,7 +11,11 @@ import (
 )
 
 // CopyRecord is what a record that waits is kept as.
-var CopyRecord = copyRecord
+func CopyRecord(r *kgo.Record) *kgo.Record {
+	var c kgo.Record
+	copyRecord(&c, r)
+	return &c
+}
 
 // RecordSize is what a record counts.
 var RecordSize = recordSize

@@ -150,7 +150,8 @@ func (o *handOff) dataLoss(topic string, partition int32) {
 
 // start sends off a record that its window holds as leaving. It never blocks.
 func (o *handOff) start(h *held, d departure) {
-	c := &copying{held: h, departure: d, valueOmitted: -1}
+	h.leaving = copying{held: h, departure: d, valueOmitted: -1}
+	c := &h.leaving
 	o.mu.Lock()
 	box := o.box(d.topic, h.record.Partition)
 	box.add(c)
@@ -205,9 +206,14 @@ func (o *handOff) flightBytes(topic string) int64 {
 	return defaultBatchBytes
 }
 
-// record makes the copy: a new one each time, since the client writes to it.
+// record makes the copy: a new one each time it is sent, since the client writes to it.
 func (o *handOff) record(to topicPartition, c *copying) *kgo.Record {
-	r := &kgo.Record{Topic: to.topic, Partition: to.partition, Key: c.record.Key, Headers: o.headers(to.topic, c)}
+	r := &c.first
+	if c.sent {
+		r = new(kgo.Record)
+	}
+	c.sent = true
+	*r = kgo.Record{Topic: to.topic, Partition: to.partition, Key: c.record.Key, Headers: o.headers(to.topic, c)}
 	if to.partition < 0 {
 		r.Partition = c.record.Partition
 	}
@@ -255,7 +261,7 @@ func (o *handOff) tellFailure(f *copyFacts, c *copying) {
 		return
 	}
 	f.errorType, f.errorText = errorType(c.err), o.log.errorText(c.err)
-	if pe := (*PanicError)(nil); o.stack && c.reason != "" && errors.As(c.err, &pe) {
+	if pe, ok := errors.AsType[*PanicError](c.err); ok && o.stack && c.reason != "" {
 		f.stack = string(pe.Stack)
 	}
 }

@@ -321,6 +321,9 @@ func (r *headerReader) origin() Origin {
 // redrives reads how often the record was redriven. However large a number is, it
 // is one: only what is no number counts as never.
 func (r *headerReader) redrives() int {
+	if _, ok := lastHeader(r.hs, headerRedriveCount); !ok { // nearly always: an error less to make
+		return 0
+	}
 	n, err := strconv.ParseInt(r.optional(headerRedriveCount), 10, 64)
 	if err != nil && !errors.Is(err, strconv.ErrRange) {
 		return 0

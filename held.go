@@ -18,10 +18,12 @@ type held struct {
 	size    int64
 	state   heldState
 	facts   facts
-	retries int     // immediate retries so far
-	blocks  int     // times it was blocked
-	spent   bool    // the last call cost an attempt
-	message Message // of the running attempt
+	retries int        // immediate retries so far
+	blocks  int        // times it was blocked
+	spent   bool       // the last call cost an attempt
+	message Message    // of the running attempt
+	own     kgo.Record // what record points to: a copy is made of few allocations
+	leaving copying    // of a leaving record; its outbox's
 }
 
 type heldState int
@@ -31,6 +33,15 @@ const (
 	heldRunning                      // its handler runs again
 	heldLeaving                      // its copy is in the hand-off's hands
 )
+
+// newHeld copies record i of b with all its bytes: what is kept keeps nothing of the
+// fetched batch alive.
+func newHeld(b *batch, i int, r *kgo.Record, f *facts) *held {
+	h := &held{b: b, i: i, size: recordSize(r), facts: *f}
+	copyRecord(&h.own, r)
+	h.record = &h.own
+	return h
+}
 
 // hold opens record i of b: its copy is kept until resolve, and nothing past it
 // is committed meanwhile. False: the window is draining or dead and no attempt
@@ -134,10 +145,9 @@ func (w *window) allLanded() <-chan struct{} {
 	return w.landed
 }
 
-// copyRecord copies r with all its bytes: what it returns keeps nothing of the
-// fetched batch alive. Key and values are in one piece. Nil stays nil, empty
-// stays empty.
-func copyRecord(r *kgo.Record) *kgo.Record {
+// copyRecord copies r with all its bytes to c. Key and values are in one piece. Nil
+// stays nil, empty stays empty.
+func copyRecord(c, r *kgo.Record) {
 	n := len(r.Key) + len(r.Value)
 	for i := range r.Headers {
 		n += len(r.Headers[i].Value)
@@ -151,7 +161,7 @@ func copyRecord(r *kgo.Record) *kgo.Record {
 		buf = append(buf, b...)
 		return buf[from:len(buf):len(buf)]
 	}
-	c := &kgo.Record{
+	*c = kgo.Record{
 		Key: dup(r.Key), Value: dup(r.Value), Timestamp: r.Timestamp, Topic: r.Topic, Partition: r.Partition,
 		Attrs: r.Attrs, ProducerEpoch: r.ProducerEpoch, ProducerID: r.ProducerID,
 		LeaderEpoch: r.LeaderEpoch, Offset: r.Offset, Context: r.Context,
@@ -162,5 +172,4 @@ func copyRecord(r *kgo.Record) *kgo.Record {
 			c.Headers[i] = kgo.RecordHeader{Key: strings.Clone(h.Key), Value: dup(h.Value)}
 		}
 	}
-	return c
 }

@@ -165,10 +165,10 @@ func (p *policy) directive(err error) directive {
 
 // exhaustedBy tells how the last attempt failed.
 func exhaustedBy(err error) Reason {
-	if pe := (*PanicError)(nil); errors.As(err, &pe) {
+	if _, ok := errors.AsType[*PanicError](err); ok {
 		return ReasonPanic
 	}
-	if te := (*timeoutError)(nil); errors.As(err, &te) {
+	if _, ok := errors.AsType[*timeoutError](err); ok {
 		return ReasonTimeout
 	}
 	return ReasonExhausted

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"slices"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 // outbox is the way to one partition of a target. Copies go in flights: all that
@@ -33,6 +35,8 @@ type outbox struct {
 type copying struct {
 	*held
 	departure
+	first        kgo.Record // the copy as it is sent for the first time: one allocation less
+	sent         bool
 	suspect      bool  // it, or one that went with it, is too large: it goes alone
 	shed         bool  // without the headers that can be missed
 	valueOmitted int64 // bytes of the value that is left out; -1: it is there

@@ -271,7 +271,7 @@ func (p *pipeline) leave(c call, a attempt, v verdict, o Outcome) time.Duration 
 func (c *call) hold(firstFailedAt time.Time) *held {
 	h := c.h
 	if h == nil {
-		h = &held{b: c.b, i: c.i, record: copyRecord(c.msg.Record), size: recordSize(c.msg.Record), facts: *c.msg.facts}
+		h = newHeld(c.b, c.i, c.msg.Record, c.msg.facts)
 	}
 	h.facts.firstFailedAt = firstFailedAt
 	return h

@@ -1,0 +1,156 @@
+// Handoff measures what a record costs that fails once and goes through a retry
+// topic: hand-offs a second, CPU and allocations of the consuming process for each,
+// and how late records are when they come back. The broker is an embedded one in a
+// process of its own. Run nothing beside it.
+//
+//	go run ./handoff                  # as fast as it goes
+//	go run ./handoff -rate 1000       # so many due a second: lateness
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+const (
+	topic      = "bench"
+	partitions = 6
+	keys       = 1000
+)
+
+var (
+	role    = flag.String("role", "", "what a child process is: broker or consumer")
+	addr    = flag.String("addr", "", "of the broker, for a child")
+	group   = flag.String("group", "", "for a child")
+	rounds  = flag.Int("rounds", 5, "runs")
+	records = flag.Int("records", 300_000, "of one run")
+	rate    = flag.Int("rate", 0, "records a second; 0: all are there when the consumer starts")
+	value   = flag.Int("value", 100, "bytes of a value")
+	delay   = flag.Duration("delay", 2*time.Second, "of the stage")
+	profile = flag.String("profile", "", "file for the CPU profile of a child")
+)
+
+func main() {
+	flag.Parse()
+	var err error
+	switch *role {
+	case "broker":
+		err = serve()
+	case "consumer":
+		err = consume()
+	default:
+		err = run()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "handoff:", err)
+		os.Exit(1)
+	}
+}
+
+func serve() error {
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1))
+	if err != nil {
+		return err
+	}
+	defer cluster.Close()
+	fmt.Println(cluster.ListenAddrs()[0])
+	select {} // until it is killed
+}
+
+func run() error {
+	var results []result
+	for n := range *rounds {
+		r, err := runOnce()
+		if err != nil {
+			return err
+		}
+		results = append(results, r)
+		fmt.Printf("round %d: %s\n", n+1, r)
+	}
+	slices.SortFunc(results, func(x, y result) int { return int(x.CPU - y.CPU) })
+	fmt.Printf("median by CPU: %s\n", results[len(results)/2])
+	return nil
+}
+
+// runOnce is a new broker, so that no run pays for the records of another.
+func runOnce() (r result, err error) {
+	broker := child("broker", "", "")
+	out, err := broker.StdoutPipe()
+	if err != nil {
+		return r, err
+	}
+	if err := broker.Start(); err != nil {
+		return r, err
+	}
+	defer func() { _ = broker.Process.Kill(); _ = broker.Wait() }()
+	addr, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		return r, fmt.Errorf("the broker said nothing: %w", err)
+	}
+	addr = addr[:len(addr)-1]
+	if err := setUp(addr); err != nil {
+		return r, err
+	}
+	produced := make(chan error, 1)
+	if *rate == 0 {
+		if err := produce(addr); err != nil {
+			return r, err
+		}
+		produced <- nil
+	} else {
+		go func() { produced <- produce(addr) }()
+	}
+	consumer := child("consumer", addr, "bench")
+	text, err := consumer.Output()
+	if err != nil {
+		return r, fmt.Errorf("consumer: %w", err)
+	}
+	if err := <-produced; err != nil {
+		return r, err
+	}
+	return r, json.Unmarshal(text, &r)
+}
+
+func child(role, addr, group string) *exec.Cmd {
+	cmd := exec.Command(os.Args[0], "-role", role, "-addr", addr, "-group", group, "-records", strconv.Itoa(*records),
+		"-rate", strconv.Itoa(*rate), "-delay", delay.String(), "-profile", *profile)
+	cmd.Stderr = os.Stderr
+	return cmd
+}
+
+// produce writes the records, paced by rate.
+func produce(addr string) error {
+	cl, err := kgo.NewClient(kgo.SeedBrokers(addr), kgo.DefaultProduceTopic(topic), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	ctx, v := context.Background(), make([]byte, *value)
+	var failed error
+	start := time.Now()
+	for i := range *records {
+		if *rate > 0 {
+			time.Sleep(time.Until(start.Add(time.Duration(i) * time.Second / time.Duration(*rate))))
+		}
+		cl.Produce(ctx, &kgo.Record{Key: fmt.Appendf(nil, "key-%012d", i%keys), Value: v, Partition: int32(i % partitions)}, func(_ *kgo.Record, err error) {
+			if err != nil {
+				failed = err
+			}
+		})
+	}
+	if err := cl.Flush(ctx); err != nil {
+		return err
+	}
+	return failed
+}
