@@ -74,6 +74,7 @@ func dueTime(header, written, seen time.Time, delay time.Duration) time.Time {
 	if header.IsZero() {
 		return seen
 	}
+	written = written.Add(time.Millisecond) // a timestamp is cut to the one before
 	return earlier(earlier(header, written.Add(delay)), seen.Add(delay))
 }
 
