@@ -103,7 +103,11 @@ func (p *pipeline) arrive(c call) time.Duration {
 	c.late = now.Sub(c.msg.facts.retry.due)
 	c.b.w.late.Store(int64(c.late))
 	if v := await(&p.policy, c.msg.facts, now); v.kind != handleNow {
-		return p.act(c, attempt{now: now, firstFailedAt: c.msg.facts.firstFailedAt}, v)
+		a := attempt{now: now, firstFailedAt: c.msg.facts.firstFailedAt}
+		if a.firstFailedAt.IsZero() { // forged: it would hop for ever
+			a.firstFailedAt = now
+		}
+		return p.act(c, a, v)
 	}
 	return p.attempt(c)
 }
