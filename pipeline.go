@@ -299,7 +299,11 @@ func (p *pipeline) bury(c call, a attempt) time.Duration {
 			return p.release(c)
 		}
 		p.tell(c, OutcomeDead, "record is dead: to the dead-letter topic")
-		p.handOff.start(h, departure{topic: p.handOff.dlq, stage: c.msg.facts.stage, attempt: c.msg.facts.attempt, reason: c.reason, err: c.err, at: a.now})
+		d := departure{topic: p.handOff.dlq, stage: c.msg.facts.stage, attempt: c.msg.facts.attempt, reason: c.reason, err: c.err, at: a.now}
+		if c.err == nil { // it expired: there was no call
+			d.attempt--
+		}
+		p.handOff.start(h, d)
 		return 0
 	case Drop:
 		return p.finish(c, OutcomeDropped, "record is dead and dropped: WithoutDLQ(Drop)")
