@@ -67,7 +67,7 @@ func (c *LadderCase) policy() *policy {
 // JudgeLadder calls judge.
 func JudgeLadder(c LadderCase) LadderVerdict {
 	return told(judge(c.policy(), attempt{
-		stage: c.Stage, retries: c.Retries, blocked: c.Blocked, cancelled: c.Cancelled, firstFailedAt: c.FirstFailedAt, now: c.Now,
+		stage: c.Stage, number: c.Attempt, retries: c.Retries, blocked: c.Blocked, cancelled: c.Cancelled, firstFailedAt: c.FirstFailedAt, now: c.Now,
 	}, c.Err))
 }
 

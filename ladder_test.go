@@ -51,6 +51,8 @@ func TestJudgeOnTheLadder(t *testing.T) {
 		{"and to the last one", kstage.LadderCase{Err: errPure, Stage: 2}, later(3)},
 		{"behind the last it is dead", kstage.LadderCase{Err: errPure, Stage: 3}, buried(kstage.ReasonExhausted)},
 		{"immediate retries are spent first", kstage.LadderCase{Err: errPure, Stage: 1, Immediate: 2, Retries: 2}, later(2)},
+		{"and so are those that were spent before a snooze", kstage.LadderCase{Err: errPure, Stage: 1, Immediate: 2, Attempt: 6}, later(2)},
+		{"and those of the last stage", kstage.LadderCase{Err: errPure, Stage: 3, Immediate: 2, Attempt: 12}, buried(kstage.ReasonExhausted)},
 		{"a panic climbs", kstage.LadderCase{Err: kstage.NewPanicError("boom")}, later(1)},
 		{"a panic behind the last", kstage.LadderCase{Err: kstage.NewPanicError("boom"), Stage: 3}, buried(kstage.ReasonPanic)},
 		{"a timeout climbs", kstage.LadderCase{Err: kstage.NewTimeoutError(1, errPure), Stage: 1}, later(2)},

@@ -214,7 +214,7 @@ func (c *call) facts() attempt {
 	if c.err == nil {
 		return attempt{}
 	}
-	a := attempt{now: time.Now(), cancelled: c.b.w.ctx.Err() != nil, stage: c.msg.facts.stage, firstFailedAt: c.msg.facts.firstFailedAt}
+	a := attempt{now: time.Now(), cancelled: c.b.w.ctx.Err() != nil, stage: c.msg.facts.stage, number: c.msg.facts.attempt, firstFailedAt: c.msg.facts.firstFailedAt}
 	if a.firstFailedAt.IsZero() {
 		a.firstFailedAt = a.now
 	}

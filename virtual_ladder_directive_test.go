@@ -317,3 +317,27 @@ func TestAttemptsAreCountedOverStagesAndRestarts(t *testing.T) {
 		require.Equal(t, 9, d[0].Attempt)
 	})
 }
+
+// That bound holds for a handler that fails and snoozes by turns, too: what it spent
+// of a stage's attempts before it was asleep is spent.
+func TestSnoozeGivesNoAttemptsBack(t *testing.T) {
+	t.Parallel()
+	virtual(t, func(w *world) {
+		t := w.t
+		topic, opts := w.ladder(1)
+		opts = append(opts, w.stages(1, 5*time.Second), kstage.WithImmediateRetries(2, kstage.Backoff{Min: 1, Max: 1}))
+		var log calls
+		m := w.start(scripted(&log, func(n int, _ kstage.Message) error {
+			if n%2 == 0 {
+				return kstage.Snooze(time.Second)
+			}
+			return errNotYet
+		}), opts...)
+		w.produce(record(topic, 0, "k", "v"))
+		w.eventually(func() bool { return m.counts.Snapshot().SentToDLQ == 1 })
+		require.NoError(t, m.stop())
+		m.assertIdentity()
+		require.EqualValues(t, 6, m.counts.Snapshot().Failed)
+		require.Equal(t, []int{1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6}, attempts(log.of("v")))
+	})
+}
