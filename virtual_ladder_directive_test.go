@@ -140,23 +140,35 @@ func TestSnoozeCostsNothing(t *testing.T) {
 		gaps     []time.Duration
 	}{
 		{
-			"from main", 30 * time.Second, []int{1},
-			[]int{1, 1, 2, 3}, []int{0, 0, 1, 2}, []string{"orders", "g-retry-2", "g-retry-1", "g-retry-2"},
+			"from main", 30 * time.Second,
+			[]int{1},
+			[]int{1, 1, 2, 3},
+			[]int{0, 0, 1, 2},
+			[]string{"orders", "g-retry-2", "g-retry-1", "g-retry-2"},
 			[]time.Duration{time.Minute, 5 * time.Second, time.Minute},
 		},
 		{
-			"from a stage", time.Second, []int{2, 3},
-			[]int{1, 2, 2, 2, 3}, []int{0, 1, 1, 1, 2}, []string{"orders", "g-retry-1", "g-retry-1", "g-retry-1", "g-retry-2"},
+			"from a stage", time.Second,
+			[]int{2, 3},
+			[]int{1, 2, 2, 2, 3},
+			[]int{0, 1, 1, 1, 2},
+			[]string{"orders", "g-retry-1", "g-retry-1", "g-retry-1", "g-retry-2"},
 			[]time.Duration{5 * time.Second, 5 * time.Second, 5 * time.Second, time.Minute},
 		},
 		{
-			"from the last stage", 30 * time.Second, []int{3},
-			[]int{1, 2, 3, 3}, []int{0, 1, 2, 2}, []string{"orders", "g-retry-1", "g-retry-2", "g-retry-2"},
+			"from the last stage", 30 * time.Second,
+			[]int{3},
+			[]int{1, 2, 3, 3},
+			[]int{0, 1, 2, 2},
+			[]string{"orders", "g-retry-1", "g-retry-2", "g-retry-2"},
 			[]time.Duration{5 * time.Second, time.Minute, time.Minute},
 		},
 		{
-			"beyond the last", 90 * time.Second, []int{1, 3},
-			[]int{1, 1, 2, 2, 3}, []int{0, 0, 1, 1, 2}, []string{"orders", "g-retry-2", "g-retry-1", "g-retry-2", "g-retry-2"},
+			"beyond the last", 90 * time.Second,
+			[]int{1, 3},
+			[]int{1, 1, 2, 2, 3},
+			[]int{0, 0, 1, 1, 2},
+			[]string{"orders", "g-retry-2", "g-retry-1", "g-retry-2", "g-retry-2"},
 			[]time.Duration{90 * time.Second, 5 * time.Second, 90 * time.Second, time.Minute},
 		},
 	} {

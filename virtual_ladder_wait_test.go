@@ -151,8 +151,7 @@ func TestAnHoursWaitDelaysNoOtherRecord(t *testing.T) {
 		topic, opts := w.ladder(1)
 		var mu sync.Mutex
 		var lags, late []time.Duration
-		var m *member
-		m = w.start(func(_ context.Context, msg kstage.Message) error {
+		m := w.start(func(_ context.Context, msg kstage.Message) error {
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
