@@ -312,6 +312,7 @@ func TestForgedFactsAreBounded(t *testing.T) {
 	}{
 		{[]string{"kstage-attempt", "-5"}, 1, 2},
 		{[]string{"kstage-attempt", "text"}, 1, 2},
+		{[]string{"kstage-attempt", "8", "kstage-attempt", "3"}, 4, 2}, // the last of a name counts
 		{[]string{"kstage-attempt", "8"}, 9, 2},
 		{[]string{"kstage-attempt", "9"}, 9, 2},
 		{[]string{"kstage-attempt", "1000000000000"}, 9, 2},
@@ -321,7 +322,7 @@ func TestForgedFactsAreBounded(t *testing.T) {
 		{[]string{"kstage-stage", "2"}, 1, 2},
 		{[]string{"kstage-stage", "-1"}, 1, 2},
 		{[]string{"kstage-stage", "text"}, 1, 2},
-		{[]string{"kstage-stage", "1", "kstage-stage", "text"}, 1, 2}, // the last of a name counts
+		{[]string{"kstage-stage", "1", "kstage-stage", "text"}, 1, 2},
 	} {
 		r := kstage.ReadRetry(2, time.Minute, 2, copyOf(now, tt.headers...), now)
 		require.Equal(t, tt.attempt, r.Attempt, "%v", tt.headers)
@@ -329,6 +330,19 @@ func TestForgedFactsAreBounded(t *testing.T) {
 	}
 	future := kstage.ReadRetry(2, time.Minute, 2, copyOf(now, "kstage-first-failed-at", strconv.FormatInt(now.Add(time.Hour).UnixMilli(), 10)), now)
 	require.WithinDuration(t, now, future.Failed, 0, "else it would never be too old")
+}
+
+// Another group's record is looked at at once: it is neither early nor late.
+func TestForeignRecordsAreDueWhenTheyAreSeen(t *testing.T) {
+	t.Parallel()
+	now := time.UnixMilli(1_700_000_000_000)
+	for _, due := range forgeries {
+		f := kstage.ReadRetry(1, time.Minute, 0, copyOf(now, "kstage-group", "other", "kstage-due", due, "kstage-not-before", "253402300799000"), now)
+		require.True(t, f.Foreign)
+		require.WithinDuration(t, now, f.Due, 0)
+		require.True(t, f.NotBefore.IsZero())
+	}
+	require.False(t, kstage.ReadRetry(1, time.Minute, 0, copyOf(now), now).Foreign, "without a group it is ours")
 }
 
 func boundsOfFacts(t *testing.T, r *kgo.Record, number int, delay time.Duration, immediate int, now time.Time) {

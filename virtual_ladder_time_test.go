@@ -223,7 +223,8 @@ func TestLadderIsNeverEarly(t *testing.T) {
 }
 
 // That holds while members come, go, and are thrown out. A record may then be late by
-// what the group needs to find its owners: a session (45 s) at most, and a few rebalances.
+// the time that nobody is there (40 s) and what the group needs to find its owners,
+// a session (45 s) at most, and the slow handlers of others before it.
 func TestLadderIsNeverEarlyWhateverTheGroupDoes(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(4) {
@@ -252,7 +253,7 @@ func TestLadderIsNeverEarlyWhateverTheGroupDoes(t *testing.T) {
 					c.leave(0)
 				}
 				c.check()
-				w.t.Logf("late by %v at most", c.late)
+				require.Less(w.t, c.late, 2*time.Minute)
 			})
 		})
 	}
