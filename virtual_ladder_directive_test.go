@@ -265,7 +265,7 @@ func TestWithoutStagesTheKeyWaitsHere(t *testing.T) {
 		var log calls
 		m := w.start(scripted(&log, func(n int, msg kstage.Message) error {
 			switch v := string(msg.Value()); {
-			case v == "asleep" && n <= 100:
+			case v == "asleep" && n <= 30:
 				return kstage.Snooze(time.Minute)
 			case v == "later":
 				return kstage.RetryAfter(errNotYet, time.Minute)
@@ -279,7 +279,7 @@ func TestWithoutStagesTheKeyWaitsHere(t *testing.T) {
 		w.everySecond(time.Hour, func() bool { return len(log.of("behind later")) == 1 })
 		w.everySecond(3*time.Hour, func() bool { return len(log.of("behind asleep")) == 1 })
 		asleep, later := log.of("asleep"), log.of("later")
-		require.Len(t, asleep, 101, "there is no bound by count")
+		require.Len(t, asleep, 31, "there is no bound by count")
 		require.Equal(t, []int{1, 2, 3}, attempts(later), "it costs an attempt each time")
 		for _, cs := range [][]called{asleep, later} {
 			for i := 1; i < len(cs); i++ {
@@ -287,8 +287,8 @@ func TestWithoutStagesTheKeyWaitsHere(t *testing.T) {
 				require.Less(t, cs[i].at.Sub(cs[i-1].at), time.Minute+10*time.Millisecond)
 			}
 		}
-		require.Equal(t, 1, asleep[100].attempt)
-		require.False(t, log.of("behind asleep")[0].at.Before(asleep[100].at), "its key has waited")
+		require.Equal(t, 1, asleep[30].attempt)
+		require.False(t, log.of("behind asleep")[0].at.Before(asleep[30].at), "its key has waited")
 		require.False(t, log.of("behind later")[0].at.Before(later[2].at))
 		require.Less(t, log.of("free")[0].at.Sub(asleep[0].at), time.Second)
 		require.NoError(t, m.stop())
