@@ -317,3 +317,43 @@ func (j *journal) times(partition int32) map[int64]int {
 	}
 	return n
 }
+
+// everySecond waits until cond holds, at most limit: for what takes an hour.
+func (w *world) everySecond(limit time.Duration, cond func() bool) {
+	w.t.Helper()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for end := time.Now().Add(limit); !cond(); {
+		if time.Now().After(end) {
+			w.t.Fatalf("it did not come true within %v", limit)
+		}
+		<-tick.C
+	}
+}
+
+// stat is where a member's partition stands; zero where it is not assigned.
+func (m *member) stat(topic string, partition int32) kstage.PartitionStats {
+	for _, s := range m.Stats().Partitions {
+		if s.Topic == topic && s.Partition == partition {
+			return s
+		}
+	}
+	return kstage.PartitionStats{}
+}
+
+// waiting counts the records in line in a member's retry partitions.
+func (m *member) waiting() (n int) {
+	for _, s := range m.Stats().Partitions {
+		n += s.Waiting
+	}
+	return n
+}
+
+// copied adds headers to a record, as a copy has them, or a forged one. Key, value,
+// key, value.
+func copied(r *kgo.Record, headers ...string) *kgo.Record {
+	for i := 0; i < len(headers); i += 2 {
+		r.Headers = append(r.Headers, kgo.RecordHeader{Key: headers[i], Value: []byte(headers[i+1])})
+	}
+	return r
+}

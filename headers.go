@@ -97,8 +97,8 @@ func (f *copyFacts) headers(own []kgo.RecordHeader) []kgo.RecordHeader {
 	w.text(headerGroup, f.group, maxShortText)
 	w.number(headerAttempt, int64(f.attempt))
 	w.number(headerStage, int64(f.stage))
-	w.time(headerDue, f.due)
-	w.time(headerNotBefore, f.notBefore)
+	w.time(headerDue, nextMilli(f.due))
+	w.time(headerNotBefore, nextMilli(f.notBefore))
 	w.number(headerFirstFailedAt, f.firstFailedAt.UnixMilli())
 	w.time(headerLastFailedAt, f.lastFailedAt)
 	w.text(headerReason, string(f.reason), maxShortText)
@@ -167,6 +167,14 @@ func (w *headerWriter) time(key string, t time.Time) {
 	if !t.IsZero() {
 		w.number(key, t.UnixMilli())
 	}
+}
+
+// nextMilli rounds up what a header has no room for: cut, it would be too early.
+func nextMilli(t time.Time) time.Time {
+	if cut := t.Truncate(time.Millisecond); cut.Before(t) {
+		return cut.Add(time.Millisecond)
+	}
+	return t
 }
 
 // header adds one whose value was written from there on.

@@ -43,6 +43,7 @@ type policy struct {
 // attempt is what judge knows of a handler call.
 type attempt struct {
 	stage         int  // of the record
+	number        int  // of the call, over all stages
 	retries       int  // immediate retries before this call
 	blocked       bool // the record was dead before, and is kept by WithoutDLQ(Block)
 	cancelled     bool // by us, before the handler returned
@@ -97,10 +98,12 @@ func (p *policy) expired(firstFailedAt, now time.Time) bool {
 	return p.maxAge > 0 && !firstFailedAt.IsZero() && now.Sub(firstFailedAt) > p.maxAge
 }
 
-// retry is the way up the ladder: here first, then stage by stage.
+// retry is the way up the ladder: here first, then stage by stage. Retries are told
+// anew when a record comes back from a snooze: what it has spent by then, its number
+// tells.
 func (p *policy) retry(a attempt, err error) verdict {
 	switch {
-	case a.retries < p.immediate:
+	case a.retries < p.immediate && a.number < (1+p.immediate)*(1+a.stage):
 		return verdict{kind: retryHere, wait: p.backoff.wait(a.retries+1, p.random), spends: true}
 	case a.stage < len(p.stages):
 		return verdict{kind: retryLater, to: a.stage + 1, as: a.stage + 1, spends: true}

@@ -103,7 +103,11 @@ func (p *pipeline) arrive(c call) time.Duration {
 	c.late = now.Sub(c.msg.facts.retry.due)
 	c.b.w.late.Store(int64(c.late))
 	if v := await(&p.policy, c.msg.facts, now); v.kind != handleNow {
-		return p.act(c, attempt{now: now, firstFailedAt: c.msg.facts.firstFailedAt}, v)
+		a := attempt{now: now, firstFailedAt: c.msg.facts.firstFailedAt}
+		if a.firstFailedAt.IsZero() { // forged: it would hop for ever
+			a.firstFailedAt = now
+		}
+		return p.act(c, a, v)
 	}
 	return p.attempt(c)
 }
@@ -210,7 +214,7 @@ func (c *call) facts() attempt {
 	if c.err == nil {
 		return attempt{}
 	}
-	a := attempt{now: time.Now(), cancelled: c.b.w.ctx.Err() != nil, stage: c.msg.facts.stage, firstFailedAt: c.msg.facts.firstFailedAt}
+	a := attempt{now: time.Now(), cancelled: c.b.w.ctx.Err() != nil, stage: c.msg.facts.stage, number: c.msg.facts.attempt, firstFailedAt: c.msg.facts.firstFailedAt}
 	if a.firstFailedAt.IsZero() {
 		a.firstFailedAt = a.now
 	}
@@ -295,7 +299,11 @@ func (p *pipeline) bury(c call, a attempt) time.Duration {
 			return p.release(c)
 		}
 		p.tell(c, OutcomeDead, "record is dead: to the dead-letter topic")
-		p.handOff.start(h, departure{topic: p.handOff.dlq, stage: c.msg.facts.stage, attempt: c.msg.facts.attempt, reason: c.reason, err: c.err, at: a.now})
+		d := departure{topic: p.handOff.dlq, stage: c.msg.facts.stage, attempt: c.msg.facts.attempt, reason: c.reason, err: c.err, at: a.now}
+		if c.err == nil { // it expired: there was no call
+			d.attempt--
+		}
+		p.handOff.start(h, d)
 		return 0
 	case Drop:
 		return p.finish(c, OutcomeDropped, "record is dead and dropped: WithoutDLQ(Drop)")

@@ -46,6 +46,7 @@ func (s *stageReader) factsOf(r *kgo.Record, topicID [16]byte, now time.Time) fa
 	f.attempt = s.attemptOf(attempt, f.stage)
 	f.firstFailedAt = earlier(timeOf(failed), now)
 	if f.retry.foreign { // nobody waits for it
+		f.retry.due = now
 		return f
 	}
 	f.retry.due = dueTime(timeOf(due), r.Timestamp, now, s.delay)
@@ -74,6 +75,7 @@ func dueTime(header, written, seen time.Time, delay time.Duration) time.Time {
 	if header.IsZero() {
 		return seen
 	}
+	written = written.Add(time.Millisecond) // a timestamp is cut to the one before
 	return earlier(earlier(header, written.Add(delay)), seen.Add(delay))
 }
 
