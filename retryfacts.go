@@ -46,6 +46,7 @@ func (s *stageReader) factsOf(r *kgo.Record, topicID [16]byte, now time.Time) fa
 	f.attempt = s.attemptOf(attempt, f.stage)
 	f.firstFailedAt = earlier(timeOf(failed), now)
 	if f.retry.foreign { // nobody waits for it
+		f.retry.due = now
 		return f
 	}
 	f.retry.due = dueTime(timeOf(due), r.Timestamp, now, s.delay)
