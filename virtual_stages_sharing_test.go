@@ -38,7 +38,9 @@ func TestStagesTwoGroupsOnOneMainTopic(t *testing.T) {
 		w.fill(topic, 1, 20, 5)
 		first := w.start(of(&a, 0), opts...)
 		second := w.start(of(&b, 1), append(opts, kstage.WithGroup("h"))...)
-		w.eventually(func() bool { return first.counts.Snapshot().Processed == 40 && second.counts.Snapshot().Processed == 40 })
+		w.eventually(func() bool {
+			return first.counts.Snapshot().Processed == 40 && second.counts.Snapshot().Processed == 40
+		})
 		after(time.Minute)
 		for _, m := range []*member{first, second} {
 			require.Empty(t, m.Health().Reasons)
@@ -154,7 +156,7 @@ func TestStagesForeignRecordsAreNeitherLateNorWaiting(t *testing.T) {
 // for nobody in particular.
 func retryCopy(topic string, partition int32, key string, due time.Time) *kgo.Record {
 	r := record(topic, partition, key, "v")
-	r.Headers = []kgo.RecordHeader{header("kstage-due", millis(due)), header("kstage-attempt", "1"), header("kstage-stage", "1")}
+	r.Headers = []kgo.RecordHeader{header("kstage-due", millis(due)), header("kstage-attempt", "1")}
 	return r
 }
 
