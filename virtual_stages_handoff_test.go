@@ -197,14 +197,14 @@ func crashBeforeTheCommit(w *world, n *wires, group string) {
 			if ids[co] == nil {
 				ids[co] = map[string]bool{}
 			}
-			ids[co][facts(r)["id"]] = true
+			ids[co][facts(r)["id"]+" "+facts(r)["copy-id"]] = true
 			copies++
 		}
 	}
 	require.Len(t, ids, 2*records, "none is lost")
 	require.Equal(t, 2*2*records, copies, "all were written twice: nothing was committed")
 	for co, of := range ids {
-		require.Len(t, of, 1, "%v", co)
+		require.Len(t, of, 1, "both copies of %v have the same ids", co)
 	}
 	done := map[kstage.Coordinates]bool{}
 	for p, rs := range w.read("g-retry-2") {
