@@ -2,6 +2,7 @@ package kstage_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
@@ -357,3 +359,46 @@ func copied(r *kgo.Record, headers ...string) *kgo.Record {
 	}
 	return r
 }
+
+// facts are the headers of a copy that are ours.
+func facts(r *kgo.Record) map[string]string {
+	fs := map[string]string{}
+	for _, h := range r.Headers {
+		if strings.HasPrefix(h.Key, "kstage-") {
+			fs[strings.TrimPrefix(h.Key, "kstage-")] = string(h.Value)
+		}
+	}
+	return fs
+}
+
+// firstRead is where the record of a copy was first read.
+func firstRead(r *kgo.Record) (co kstage.Coordinates) {
+	fs := facts(r)
+	co.Topic = fs["origin-topic"]
+	_, _ = fmt.Sscan(fs["origin-partition"], &co.Partition)
+	_, _ = fmt.Sscan(fs["origin-offset"], &co.Offset)
+	return co
+}
+
+// originOf is where a message's record was first read.
+func originOf(m kstage.Message) kstage.Coordinates {
+	o := m.Origin()
+	return kstage.Coordinates{Topic: o.Topic, Partition: o.Partition, Offset: o.Offset}
+}
+
+// committedBy is a group's offset of a partition; -1: none.
+func (w *world) committedBy(group, topic string, partition int32) int64 {
+	w.t.Helper()
+	os, err := w.adm.FetchOffsets(w.t.Context(), group)
+	if errors.Is(err, kerr.GroupIDNotFound) {
+		return -1
+	}
+	require.NoError(w.t, err)
+	if o, ok := os.Lookup(topic, partition); ok {
+		return o.At
+	}
+	return -1
+}
+
+// millis is a time as our headers tell it.
+func millis(t time.Time) string { return fmt.Sprint(t.UnixMilli()) }

@@ -101,6 +101,22 @@ var constructorMistakes = []struct {
 	{"soft shutdown", kstage.WithShutdownTimeout(-1, 1), "WithShutdownTimeout"},
 	{"hard shutdown", kstage.WithShutdownTimeout(1, 0), "WithShutdownTimeout"},
 	{"start timeout", kstage.WithStartTimeout(-1), "WithStartTimeout"},
+	{"no delay", kstage.WithRetryStages(0), "WithRetryStages: delay 1 is 0s"},
+	{"negative delay", kstage.WithRetryStages(time.Second, -time.Second, time.Minute), "WithRetryStages: delay 2"},
+	{"delays that decrease", kstage.WithRetryStages(time.Minute, time.Second), "WithRetryStages: delay 2"},
+	{"the groups are one", ladderOf(kstage.WithRetryGroup("billing")), "WithRetryGroup"},
+	{"illegal stage topic", ladderOf(kstage.WithRetryTopicPrefix("a/b")), `WithRetryTopicPrefix("a/b")`},
+	{"illegal stage topics", kstage.Together(kstage.WithRetryStages(time.Second, time.Second, time.Second), kstage.WithRetryTopicPrefix("a/b")), "WithRetryTopicPrefix"},
+	{"long stage topic", ladderOf(kstage.WithRetryTopicPrefix(strings.Repeat("x", 248))), "WithRetryTopicPrefix"},
+	{"a stage that is a main topic", ladderOf(kstage.WithTopics("orders", "billing-retry-1")), "WithTopics"},
+	{"a stage that is a main topic, by its prefix", ladderOf(kstage.WithTopics("retry-1"), kstage.WithRetryTopicPrefix("retry")), "WithRetryTopicPrefix"},
+	{"a stage that is the dead-letter topic", ladderOf(kstage.WithDLQTopic("billing-retry-1")), "WithDLQTopic"},
+	{"a stage that is the dead-letter topic, by its prefix", ladderOf(kstage.WithRetryTopicPrefix("dead"), kstage.WithDLQTopic("dead-1")), "WithRetryStages"},
+}
+
+// ladderOf is one stage, and what else is said of it.
+func ladderOf(opts ...kstage.ConsumerOption) kstage.ConsumerOption {
+	return kstage.Together(append(opts, kstage.WithRetryStages(time.Second))...)
 }
 
 func TestEnoughOptions(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -240,3 +241,142 @@ func TestMainTopicsAreMadeFirst(t *testing.T) {
 	s := kstage.Seen{Missing: []string{"a-dlq", "orders", "b"}}
 	require.Equal(t, []string{"orders", "b", "a-dlq"}, kstage.CreationOrder(kstage.Topology{DLQ: "a-dlq"}, s))
 }
+
+// stagedTopology is a ladder with stages.
+var stagedTopology = kstage.Topology{
+	Group: "g", RetryGroup: "g-retry", Topics: []string{"orders"}, DLQ: "g-dlq",
+	Stages: []kstage.StageTopic{{Topic: "g-retry-1", Delay: time.Minute}, {Topic: "g-retry-2", Delay: 48 * time.Hour}},
+}
+
+// seenStages is a staged ladder that nothing is wrong with, but for what is changed.
+func seenStages(change func(s *kstage.Seen)) kstage.Seen {
+	return seenLadder(func(s *kstage.Seen) {
+		for _, stage := range stagedTopology.Stages {
+			s.Topics[stage.Topic] = fitTopic("max.message.bytes", "1016384", "retention.ms", "604800000", "retention.bytes", "-1")
+		}
+		if change != nil {
+			change(s)
+		}
+	})
+}
+
+func TestEveryProblemOfTheStagesIsFound(t *testing.T) {
+	t.Parallel()
+	with := func(topic string, more ...string) func(s *kstage.Seen) {
+		return func(s *kstage.Seen) {
+			s.Topics[topic] = fitTopic(append([]string{"max.message.bytes", "1016384"}, more...)...)
+		}
+	}
+	for name, c := range map[string]struct {
+		change func(s *kstage.Seen)
+		want   []string
+	}{
+		"fit": {nil, nil},
+		"missing": {
+			func(s *kstage.Seen) { s.Missing = []string{"g-retry-2"}; delete(s.Topics, "g-retry-2") },
+			[]string{"g-retry-2: it does not exist; create it, or use WithTopicProvisioning(CreateTopics)"},
+		},
+		"compacted": {
+			with("g-retry-1", "cleanup.policy", "compact,delete"),
+			[]string{"g-retry-1: cleanup.policy is compact,delete: compaction would delete waiting records; set cleanup.policy to delete"},
+		},
+		"retention just long enough": {with("g-retry-2", "retention.ms", "259200000"), nil},
+		"retention a moment short": {
+			with("g-retry-2", "retention.ms", "259199999"),
+			[]string{"g-retry-2: retention.ms 259199999: records can be deleted before they are retried (its delay is 48h0m0s); set retention.ms to 777600000 or more"},
+		},
+		"retention of a day is too short for any delay": {
+			with("g-retry-1", "retention.ms", "86400000"),
+			[]string{"g-retry-1: retention.ms 86400000: records can be deleted before they are retried (its delay is 1m0s); set retention.ms to 604860000 or more"},
+		},
+		"retention zero": {
+			with("g-retry-1", "retention.ms", "0"),
+			[]string{"g-retry-1: retention.ms 0: records can be deleted before they are retried (its delay is 1m0s); set retention.ms to 604860000 or more"},
+		},
+		"retention unlimited": {with("g-retry-2", "retention.ms", "-1"), nil},
+		"retention by size": {
+			with("g-retry-1", "retention.bytes", "1000000000"),
+			[]string{"warning: g-retry-1: retention.bytes 1000000000: records can be deleted before they are retried; set retention.bytes to -1"},
+		},
+		"retention by size of a dead-letter topic": {func(s *kstage.Seen) {
+			s.Topics["g-dlq"] = fitTopic("max.message.bytes", "1016384", "retention.bytes", "1000")
+		}, nil},
+		"takes a byte too little": {
+			func(s *kstage.Seen) { s.Topics["g-retry-1"] = fitTopic("max.message.bytes", "1016383") },
+			[]string{"warning: g-retry-1: max.message.bytes 1016383: a large record's copy does not fit; set max.message.bytes to 1016384 or more"},
+		},
+		"too few replicas and in sync": {
+			func(s *kstage.Seen) {
+				f := fitTopic("max.message.bytes", "1016384", "min.insync.replicas", "1")
+				f.Replicas = 1
+				s.Topics["g-retry-1"] = f
+			},
+			[]string{
+				"warning: g-retry-1: replication factor 1: records can be lost with a broker; use 3",
+				"warning: g-retry-1: min.insync.replicas 1: an acknowledged record may be on one broker only; use 2",
+			},
+		},
+		"a large stage is no source": {
+			func(s *kstage.Seen) { s.Topics["g-retry-1"] = fitTopic("max.message.bytes", "9000000") }, nil,
+		},
+		"fewer partitions are fine": {
+			func(s *kstage.Seen) {
+				f := fitTopic("max.message.bytes", "1016384")
+				f.Partitions = 1
+				s.Topics["g-retry-1"] = f
+			}, nil,
+		},
+		"settings may not be seen": {
+			func(s *kstage.Seen) { s.Topics["g-retry-1"] = kstage.SeenTopic{Partitions: 3, Replicas: 3} },
+			[]string{"warning: g-retry-1: the settings may not be seen, and were not verified; grant DESCRIBE_CONFIGS"},
+		},
+		"everything at once: errors first": {
+			func(s *kstage.Seen) {
+				with("g-retry-1", "retention.bytes", "5", "retention.ms", "5")(s)
+				with("g-retry-2", "cleanup.policy", "compact")(s)
+			},
+			[]string{
+				"g-retry-1: retention.ms 5: records can be deleted before they are retried (its delay is 1m0s); set retention.ms to 604860000 or more",
+				"g-retry-2: cleanup.policy is compact: compaction would delete waiting records; set cleanup.policy to delete",
+				"warning: g-retry-1: retention.bytes 5: records can be deleted before they are retried; set retention.bytes to -1",
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			problems, _, err := kstage.Inspect(stagedTopology, seenStages(c.change))
+			var got []string
+			isError := false
+			for _, p := range problems {
+				got = append(got, p.String())
+				isError = isError || !p.Warning
+			}
+			require.Equal(t, c.want, got)
+			require.Equal(t, isError, err != nil)
+		})
+	}
+}
+
+// A stage is made like the largest main topic, and keeps records for its delay and a week.
+func TestAStageIsMadeLikeTheLargestMainTopic(t *testing.T) {
+	t.Parallel()
+	large := fitTopic("max.message.bytes", "5000000")
+	large.Partitions = 12
+	s := seenStages(func(s *kstage.Seen) {
+		s.Topics["orders"] = large
+		delete(s.Topics, "g-retry-2")
+		s.Missing = []string{"g-retry-2"}
+	})
+	require.Equal(t, kstage.SeenTopic{Partitions: 12, Replicas: 3, Configs: map[string]string{
+		"cleanup.policy": "delete", "retention.ms": "777600000", "max.message.bytes": "5016384",
+	}}, kstage.Blueprint(stagedTopology, s, "g-retry-2"))
+	made := s
+	made.Topics["g-retry-2"] = kstage.Blueprint(stagedTopology, s, "g-retry-2")
+	made.Missing = nil
+	for _, p := range first(kstage.Inspect(stagedTopology, made)) {
+		require.NotEqual(t, "g-retry-2", p.Topic, "what we make is fit: %v", p)
+	}
+	require.Equal(t, []string{"orders", "g-dlq", "g-retry-1"}, kstage.CreationOrder(stagedTopology, kstage.Seen{Missing: []string{"g-dlq", "g-retry-1", "orders"}}))
+}
+
+func first[T any](x T, _ bool, _ error) T { return x }

@@ -75,7 +75,7 @@ const retrySuffix = "-retry"
 func (c *consumerConfig) validateStages(m *mistakes) {
 	for i, d := range c.delays {
 		m.check(d > 0, "WithRetryStages: delay %d is %v: more than 0", i+1, d)
-		m.check(i == 0 || d >= c.delays[i-1], "WithRetryStages: delay %d, %v, is shorter than the one before it, %v", i+1, d, c.delays[max(i, 1)-1])
+		m.check(i == 0 || d <= 0 || d >= c.delays[i-1], "WithRetryStages: delay %d, %v, is shorter than the one before it, %v", i+1, d, c.delays[max(i, 1)-1])
 	}
 	m.check(len(c.delays) == 0 || c.retryGroupName() != c.group, "WithRetryGroup: %q is the group of the main topics, too; it needs one of its own", c.retryGroup)
 }
@@ -89,6 +89,7 @@ func (c *consumerConfig) validateStageNames(m *mistakes, seen map[string]string)
 		}
 		if err := checkTopicName(s.topic); err != nil {
 			m.add("%s: %w", option, err)
+			return // the others are as the first
 		}
 		if by := seen[s.topic]; by != "" {
 			m.add("%s: %q is named by %s, too; every topic has one role", option, s.topic, by)

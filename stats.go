@@ -64,6 +64,8 @@ func (w *window) stats() PartitionStats {
 	next := w.committed
 	if m, ok := w.tracker.Mark(); ok {
 		next = m.Offset
+	} else if next < 0 { // of a new group
+		next = s.Head
 	}
 	if next >= 0 && w.logEnd >= 0 {
 		s.Lag = max(0, w.logEnd-next)

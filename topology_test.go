@@ -29,6 +29,20 @@ func TestTopologyOfOptions(t *testing.T) {
 			[]kstage.ConsumerOption{kstage.WithGroup("billing"), kstage.WithTopics("orders"), kstage.WithoutDLQ(kstage.Drop)},
 			kstage.Topology{Group: "billing", Topics: []string{"orders"}},
 		},
+		"stages": {
+			[]kstage.ConsumerOption{kstage.WithGroup("billing"), kstage.WithTopics("orders"), kstage.WithRetryStages(time.Second, time.Minute)},
+			kstage.Topology{
+				Group: "billing", RetryGroup: "billing-retry", Topics: []string{"orders"}, DLQ: "billing-dlq",
+				Stages: []kstage.StageTopic{{Topic: "billing-retry-1", Delay: time.Second}, {Topic: "billing-retry-2", Delay: time.Minute}},
+			},
+		},
+		"named stages, without a dead-letter topic": {
+			[]kstage.ConsumerOption{
+				kstage.WithGroup("billing"), kstage.WithTopicPattern("^o"), kstage.WithRetryStages(time.Second), kstage.WithRetryTopicPrefix("again"),
+				kstage.WithRetryGroup("billing-2nd"), kstage.WithoutDLQ(kstage.Block),
+			},
+			kstage.Topology{Group: "billing", RetryGroup: "billing-2nd", Pattern: "^o", Stages: []kstage.StageTopic{{Topic: "again-1", Delay: time.Second}}},
+		},
 		"other options change nothing": {
 			[]kstage.ConsumerOption{kstage.WithGroup("billing"), kstage.WithTopics("orders"), kstage.WithWorkers(3), kstage.WithBrokers("a:1")},
 			kstage.Topology{Group: "billing", Topics: []string{"orders"}, DLQ: "billing-dlq"},
@@ -120,6 +134,31 @@ func TestEnsureTopicsCreatesMainTopicsAsTheBrokerLikes(t *testing.T) {
 	require.Equal(t, main, dlq, "the dead-letter topic follows a main topic made in the same go")
 	require.NoError(t, w.ensure(topology))
 	require.Empty(t, w.logs.FilterMessageSnippet("max.message.bytes").All(), "a copy of any record fits into what was made")
+}
+
+func TestEnsureTopicsCreatesStages(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	topic := w.topic("orders", 4, "max.message.bytes", "2000000")
+	topology := kstage.Topology{
+		Group: w.name("g"), RetryGroup: w.name("g-retry"), Topics: []string{topic}, DLQ: w.name("g-dlq"),
+		Stages: []kstage.StageTopic{{Topic: w.name("g-retry-1"), Delay: time.Minute}, {Topic: w.name("g-retry-2"), Delay: time.Hour}},
+	}
+	require.NoError(t, w.ensure(topology))
+	for i, retention := range []string{"604860000", "608400000"} {
+		name := topology.Stages[i].Topic
+		w.eventually(func() bool { n, _ := w.partitions(name); return n == 4 })
+		require.Equal(t, "delete", w.config(name, "cleanup.policy"))
+		require.Equal(t, retention, w.config(name, "retention.ms"))
+		require.Equal(t, "2016384", w.config(name, "max.message.bytes"))
+	}
+	w.eventually(func() bool { n, _ := w.partitions(topology.DLQ); return n == 4 })
+	require.NoError(t, w.ensure(topology), "what is there is left as it is")
+	require.Empty(t, w.logs.FilterMessageSnippet("retried").All())
+	require.Empty(t, w.logs.FilterMessageSnippet("max.message.bytes").All())
+
+	topology.Stages[1].Delay = 30 * 24 * time.Hour
+	require.ErrorContains(t, w.ensure(topology), "retention.ms 608400000: records can be deleted before they are retried (its delay is 720h0m0s)")
 }
 
 func TestEnsureTopicsVerifiesWhatIsThere(t *testing.T) {
