@@ -307,3 +307,35 @@ func TestLadderIsNotEarlyByTheRestOfAMillisecond(t *testing.T) {
 		m.assertIdentity()
 	})
 }
+
+// A partition that was not fetched is silent at first, while the broker waits for the
+// other ones: what is due soon has to be there by then. So the second of two, which is
+// fetched when the first is due soon, is on time.
+func TestWhatIsDueSoonIsInMemory(t *testing.T) {
+	t.Parallel()
+	virtual(t, func(w *world) {
+		t := w.t
+		topic, opts := w.ladder(2)
+		var j journal
+		m := w.start(failMain(&j), append(opts, w.stages(2, 10*time.Second), once())...)
+		w.eventually(func() bool { return len(m.Stats().Partitions) == 4 })
+		const n = 40
+		for range n / 2 {
+			w.produce(record(topic, 0, "k", "v"))
+			after(60 * time.Millisecond)
+			w.produce(record(topic, 0, "k", "v"))
+			after(15*time.Second + 37*time.Millisecond) // another phase of the broker's wait each time
+		}
+		w.eventually(func() bool { return m.counts.Snapshot().Processed == n })
+		failed := map[int64]time.Time{}
+		for _, d := range j.all() {
+			if d.Topic == topic {
+				failed[d.Offset] = d.At
+				continue
+			}
+			require.Less(t, d.At.Sub(failed[d.Offset]), 10*time.Second+20*time.Millisecond, "%v", d) // one key: offsets are alike
+		}
+		require.NoError(t, m.stop())
+		m.assertIdentity()
+	})
+}
