@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
@@ -29,10 +30,12 @@ type Consumer struct {
 	pool    *lanes.Pool[*batch]
 	main    *intake
 	retry   *intake  // of the retry topics; nil without stages
+	claims  *claims  // nil: no deduplication
 	handOff *handOff // without a topic to write to it only lends its client to the look at the topics
 
-	lookSoon chan struct{} // one slot: a poll met an unknown topic; read by the topic watcher
-	pausing  sync.Mutex    // makes Pause and Resume one after the other, of all intakes and in Health; taken before their mu
+	lookSoon chan struct{}            // one slot: a poll met an unknown topic; read by the topic watcher
+	identify func(*kgo.Record) string // WithMessageID; nil: none
+	pausing  sync.Mutex               // makes Pause and Resume one after the other, of all intakes and in Health; taken before their mu
 }
 
 // NewConsumer makes a Consumer that gives records to h. It checks all options
@@ -47,13 +50,15 @@ func NewConsumer(h Handler, opts ...ConsumerOption) (*Consumer, error) {
 	c.guard = &guard{log: cfg.logger, board: c.board}
 	c.metrics = c.guard.collector(cfg.metrics)
 	c.records = newRecordLog(&c.cfg, c.guard)
+	c.identify = c.guard.messageID(cfg.messageID)
 	c.handOff = newHandOff(c)
+	c.claims = newClaims(c)
 	p := newPipeline(c)
 	work := lanes.Work[*batch]{Run: p.run, Unwound: p.unwound, Ended: (*batch).ended, Key: keyFunc(cfg.ordering)}
 	c.pool = lanes.New(cfg.workers, min(2, 1+len(cfg.delays)), work)
 	c.main = newIntake(c, p, cfg.mainFeed())
 	if len(cfg.delays) > 0 {
-		c.retry = newIntake(c, p, cfg.retryFeed())
+		c.retry = newIntake(c, p, cfg.retryFeed(c.identify))
 	}
 	for _, in := range c.intakes() {
 		c.board.raise(HealthReason{Kind: HealthNotJoined, Partition: -1, Group: in.feed.group})
@@ -171,6 +176,9 @@ func (c *Consumer) serve(ctx context.Context, adm topicAdmin) error {
 	watcher := newTopicWatcher(c, adm)
 	var running sync.WaitGroup
 	running.Go(func() { watcher.watch(loops) })
+	if c.claims != nil {
+		running.Go(func() { c.claims.keep(loops) })
+	}
 	for _, in := range c.intakes() {
 		running.Go(func() { in.committer(loops) })
 		running.Go(func() { in.pauser(loops) })

@@ -3,6 +3,8 @@ package kstage
 import (
 	"slices"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 // consumerConfig is everything that the options of a Consumer say.
@@ -36,6 +38,11 @@ type consumerConfig struct {
 	dlqStack      bool
 	dlqOversize   Oversize
 	errorRedactor func(string) string
+
+	dedupe         DedupeStore // nil: none
+	dedupeLease    time.Duration
+	dedupeFailOpen bool
+	messageID      func(*kgo.Record) string // nil: none
 
 	startOffset    StartOffset
 	isolation      Isolation

@@ -42,7 +42,7 @@ func (c *consumerConfig) mainSource() []kgo.Opt {
 // retryFeed reads the retry topics from their start, whatever the user chose for
 // the main ones: the first failure may be written before the group has looked at
 // its topic for the first time.
-func (c *consumerConfig) retryFeed() feed {
+func (c *consumerConfig) retryFeed(identify func(*kgo.Record) string) feed {
 	f := feed{
 		number: 1, role: RoleRetry, group: c.retryGroupName(),
 		fetch:  Fetch{MinBytes: 1, MaxBytes: 16 << 20, MaxPartitionBytes: 64 << 10, MaxWait: retryMaxWait},
@@ -51,7 +51,7 @@ func (c *consumerConfig) retryFeed() feed {
 	var topics []string
 	for _, s := range c.stages() {
 		topics = append(topics, s.topic)
-		f.stages[s.topic] = &stageReader{stage: s, group: c.group, immediate: c.immediate}
+		f.stages[s.topic] = &stageReader{stage: s, group: c.group, immediate: c.immediate, identify: identify}
 	}
 	start := kgo.NewOffset().AtStart()
 	f.source = []kgo.Opt{

@@ -2,9 +2,12 @@ package kstage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
+	"time"
 
+	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
 )
 
@@ -69,6 +72,50 @@ func textFunc[T any](g *guard, name string, f func(T) string) func(T) string {
 		defer g.caughtSecret(name)
 		return f(v)
 	}
+}
+
+func (g *guard) messageID(f func(*kgo.Record) string) func(*kgo.Record) string {
+	if f == nil {
+		return nil
+	}
+	return func(r *kgo.Record) (id string) {
+		defer g.caught("WithMessageID")
+		return f(r)
+	}
+}
+
+// store guards a DedupeStore: a panic is a failure whose outcome nobody knows.
+func (g *guard) store(s DedupeStore) DedupeStore { return &guardedStore{g, s} }
+
+type guardedStore struct {
+	guard *guard
+	s     DedupeStore
+}
+
+var errStorePanicked = errors.New("kstage: the dedupe store panicked")
+
+func (g *guardedStore) Claim(ctx context.Context, key string, lease time.Duration) (c Claim, err error) {
+	err = errStorePanicked
+	defer g.guard.caught("DedupeStore.Claim")
+	return g.s.Claim(ctx, key, lease)
+}
+
+func (g *guardedStore) Extend(ctx context.Context, c Claim, lease time.Duration) (err error) {
+	err = errStorePanicked
+	defer g.guard.caught("DedupeStore.Extend")
+	return g.s.Extend(ctx, c, lease)
+}
+
+func (g *guardedStore) Confirm(ctx context.Context, c Claim) (err error) {
+	err = errStorePanicked
+	defer g.guard.caught("DedupeStore.Confirm")
+	return g.s.Confirm(ctx, c)
+}
+
+func (g *guardedStore) Release(ctx context.Context, c Claim) (err error) {
+	err = errStorePanicked
+	defer g.guard.caught("DedupeStore.Release")
+	return g.s.Release(ctx, c)
 }
 
 func (g *guard) fields(f func(context.Context) []zap.Field) func(context.Context) []zap.Field {

@@ -1,6 +1,7 @@
 package kstage
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -29,9 +30,10 @@ type held struct {
 type heldState int
 
 const (
-	heldParked  heldState = iota + 1 // its key waits in lanes
-	heldRunning                      // its handler runs again
-	heldLeaving                      // its copy is in the hand-off's hands
+	heldParked     heldState = iota + 1 // its key waits in lanes
+	heldRunning                         // its handler runs again
+	heldLeaving                         // its copy is in the hand-off's hands
+	heldConfirming                      // it was handled, and the dedupe store does not answer
 )
 
 // newHeld copies record i of b with all its bytes: what is kept keeps nothing of the
@@ -110,6 +112,7 @@ func (w *window) resolve(h *held) bool {
 	}
 	w.tracker.Resolve(h.b.done, h.i)
 	delete(w.held, h.record.Offset)
+	w.giveClaimBack(h.record.Offset)
 	h.b.holding.Add(-1)
 	w.bytes.Add(-h.size)
 	w.count.Add(-1)
@@ -170,6 +173,61 @@ func copyRecord(c, r *kgo.Record) {
 		c.Headers = make([]kgo.RecordHeader, len(r.Headers))
 		for i, h := range r.Headers {
 			c.Headers[i] = kgo.RecordHeader{Key: strings.Clone(h.Key), Value: dup(h.Value)}
+		}
+	}
+}
+
+// claim is what the dedupe store has lent for a record; nil: nothing.
+func (w *window) claim(offset int64) *lent {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.claims[offset]
+}
+
+// lend notes a claim. False: nothing may start any more.
+func (w *window) lend(offset int64, l *lent) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.dead || w.fenced.Load() {
+		return false
+	}
+	if w.claims == nil {
+		w.claims = map[int64]*lent{}
+	}
+	w.claims[offset] = l
+	return true
+}
+
+// takeClaim hands a record's claim over to who confirms it; nil: there is none.
+func (w *window) takeClaim(offset int64) *lent {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	l := w.claims[offset]
+	delete(w.claims, offset)
+	return l
+}
+
+// endClaim gives a record's claim back, where it has one.
+func (w *window) endClaim(offset int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.giveClaimBack(offset)
+}
+
+// giveClaimBack is endClaim under w.mu.
+func (w *window) giveClaimBack(offset int64) {
+	if l := w.claims[offset]; l != nil {
+		delete(w.claims, offset)
+		w.intake.claims.giveBack(l)
+	}
+}
+
+// giveClaimsBack gives back those of all records but the running ones, whose
+// handlers' returns decide. w.mu is held.
+func (w *window) giveClaimsBack(running []offsets.Position) {
+	for offset := range w.claims {
+		if !slices.ContainsFunc(running, func(at offsets.Position) bool { return at.Batch.Offset(at.I) == offset }) {
+			w.giveClaimBack(offset)
 		}
 	}
 }

@@ -35,9 +35,11 @@ type intake struct {
 	board    *healthBoard
 	records  *recordLog
 	handOff  *handOff
-	fail     func(error) // ends Run with an error
-	kill     func()      // ends the client's requests; Run's end calls it, at the latest when its limit has passed
-	client   *kgo.Client // set by connect, and by the first callback: it may come before connect has returned
+	claims   *claims                  // nil: no deduplication
+	identify func(*kgo.Record) string // WithMessageID; nil: none
+	fail     func(error)              // ends Run with an error
+	kill     func()                   // ends the client's requests; Run's end calls it, at the latest when its limit has passed
+	client   *kgo.Client              // set by connect, and by the first callback: it may come before connect has returned
 
 	gate     gate          // held from the snapshot of marks to the commit's answer, and to forget windows
 	nudged   chan struct{} // one slot: something was drained while a window is paused; read by pauser
@@ -66,7 +68,7 @@ func newIntake(c *Consumer, p *pipeline, f feed) *intake {
 	return &intake{
 		feed: f, plain: p.plain && f.stages == nil, cfg: &c.cfg, pool: c.pool,
 		log: c.cfg.logger, metrics: c.metrics, counters: countersOf(c.metrics), board: c.board, records: c.records,
-		handOff: c.handOff, fail: c.failed.set,
+		handOff: c.handOff, claims: c.claims, identify: c.identify, fail: c.failed.set,
 		gate: newGate(), nudged: make(chan struct{}, 1), turned: make(chan struct{}, 1),
 		lookSoon: c.lookSoon, late: make(chan struct{}),
 		windows: map[topicPartition]*window{}, topicsPaused: map[string]bool{}, refusals: map[string]*outage{},

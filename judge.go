@@ -27,6 +27,8 @@ const (
 	hopped                        // the same without a handler call: it is too early
 	foreign                       // the record is another group's
 	dead                          // no retry is left, or none can help
+	duplicate                     // the record was handled before, says the dedupe store
+	unclaimed                     // somebody else has it, or the dedupe store fails: its key waits
 	released                      // no effect at all: whoever gets the partition handles it again
 )
 

@@ -28,14 +28,16 @@ type Message struct {
 // main topic share one, so that a first delivery costs two words.
 type facts struct {
 	topicID       [16]byte
-	attempt       int         // handler calls so far, this one included
-	stage         int         // of the record: 0 at the foot of the ladder
-	firstFailedAt time.Time   // zero: never failed
-	retry         *retryFacts // nil: read from a main topic
+	attempt       int                      // handler calls so far, this one included
+	stage         int                      // of the record: 0 at the foot of the ladder
+	firstFailedAt time.Time                // zero: never failed
+	retry         *retryFacts              // nil: read from a main topic
+	identify      func(*kgo.Record) string // WithMessageID; nil: none
 }
 
 // ID identifies the record across retries, and is the same in every stage: the
-// header message-id (its last value) where it is not empty, else
+// answer of WithMessageID where it is not empty, else the header message-id (its last
+// value) where it is not empty, else
 // topic id/partition/leader epoch/offset, which differs even for a topic that
 // was deleted and created again. It allocates. An id of more than 512 bytes, or
 // one that is not UTF-8, is told by its SHA-256.
@@ -46,19 +48,31 @@ const coordinatesSize = 80
 
 // appendID is ID without the string.
 func (m Message) appendID(to []byte) []byte {
-	id, ok := m.Header(headerMessageID)
-	if m.known().retry != nil {
-		if was, copied := m.Header(headerID); copied && len(was) > 0 {
-			id, ok = was, true
-		}
-	}
+	id := m.givenID()
 	switch {
-	case !ok || len(id) == 0:
+	case len(id) == 0:
 		return m.appendCoordinates(to)
 	case len(id) > maxShortText || !utf8.Valid(id):
 		return fmt.Appendf(to, "sha256:%x", sha256.Sum256(id))
 	}
 	return append(to, id...)
+}
+
+// givenID is the id that the record was given by anybody; empty: none.
+func (m Message) givenID() []byte {
+	f := m.known()
+	if f.retry != nil {
+		if id, _ := m.Header(headerID); len(id) > 0 {
+			return id
+		}
+	}
+	if f.identify != nil {
+		if id := f.identify(m.Record); id != "" {
+			return []byte(id)
+		}
+	}
+	id, _ := m.Header(headerMessageID)
+	return id
 }
 
 // appendCoordinates names a record by where it stands. Brokers before Kafka 3.1

@@ -21,6 +21,7 @@ type pipeline struct {
 	policy    policy
 	ladder    []stage
 	dead      DeadPolicy
+	claims    *claims // nil: no deduplication
 	handOff   *handOff
 	metrics   MetricsCollector
 	events    bool      // somebody wants each one
@@ -39,11 +40,11 @@ func newPipeline(c *Consumer) *pipeline {
 			immediate: c.cfg.immediate, backoff: c.cfg.immediateBackoff, stages: c.cfg.delays, maxAge: c.cfg.maxAge,
 			classify: c.guard.classifier(c.cfg.classifier), random: jitter,
 		},
-		ladder: c.cfg.stages(), dead: c.cfg.dead, handOff: c.handOff,
+		ladder: c.cfg.stages(), dead: c.cfg.dead, claims: c.claims, handOff: c.handOff,
 		metrics: c.metrics, events: wantsEvents(c.metrics), counters: countersOf(c.metrics), durations: c.metrics.Durations(),
 		log: c.records, board: c.board, stop: c.stop,
 	}
-	p.plain = p.timeout == 0 && !p.durations && !p.events
+	p.plain = p.timeout == 0 && !p.durations && !p.events && p.claims == nil
 	return p
 }
 
@@ -112,8 +113,13 @@ func (p *pipeline) arrive(c call) time.Duration {
 	return p.attempt(c)
 }
 
-// attempt calls the handler once, and settles.
+// attempt claims the record, calls the handler once, and settles.
 func (p *pipeline) attempt(c call) time.Duration {
+	if p.claims != nil {
+		if v := p.claims.before(c); v.kind != handleNow {
+			return p.act(c, attempt{firstFailedAt: c.msg.facts.firstFailedAt}, v)
+		}
+	}
 	var start time.Time
 	if p.durations {
 		start = time.Now()
@@ -179,7 +185,11 @@ func (p *pipeline) act(c call, a attempt, v verdict) time.Duration {
 	}
 	switch v.kind {
 	case finished:
-		return p.finish(c, OutcomeProcessed, "")
+		return p.handled(c)
+	case duplicate:
+		return p.finish(c, OutcomeDuplicate, "")
+	case unclaimed:
+		return p.waitForClaim(c, a, v)
 	case skipped:
 		return p.finish(c, OutcomeSkipped, "")
 	case foreign:
@@ -224,6 +234,46 @@ func (c *call) facts() attempt {
 	return a
 }
 
+// handled ends a record whose handler returned nil: confirmed first where it was
+// claimed, whoever has the partition by now.
+func (p *pipeline) handled(c call) time.Duration {
+	if p.claims == nil {
+		return p.finish(c, OutcomeProcessed, "")
+	}
+	l := c.b.w.takeClaim(c.msg.Record.Offset)
+	if l == nil || p.claims.confirm(c.b.w.intake.base, l) == nil {
+		return p.finish(c, OutcomeProcessed, "")
+	}
+	return p.confirmLater(c, l)
+}
+
+// confirmLater keeps the record open until the store has answered; its key goes on.
+// The handler is not called again while the assignment lives.
+func (p *pipeline) confirmLater(c call, l *lent) time.Duration {
+	h := c.hold(c.msg.facts.firstFailedAt)
+	if !c.b.w.hold(h, heldConfirming) {
+		p.claims.confirmAgain(l, nil)
+		return p.release(c)
+	}
+	p.claims.confirmAgain(l, func() {
+		if c.b.w.resolve(h) {
+			p.board.clearRecord(HealthStuckRecord, h.coordinates())
+			p.tell(c, OutcomeProcessed, "")
+		}
+	})
+	return 0
+}
+
+// waitForClaim lets the key wait until the store is asked again. It is no attempt.
+func (p *pipeline) waitForClaim(c call, a attempt, v verdict) time.Duration {
+	h := c.hold(a.firstFailedAt)
+	h.spent = false
+	if !c.b.w.hold(h, heldParked) {
+		return p.release(c)
+	}
+	return v.wait
+}
+
 // finish ends the record. What its window has given up meanwhile is somebody
 // else's: told as released.
 func (p *pipeline) finish(c call, o Outcome, message string) time.Duration {
@@ -233,8 +283,16 @@ func (p *pipeline) finish(c call, o Outcome, message string) time.Duration {
 	case c.h != nil && c.h.blocks > 0:
 		p.board.clearRecord(HealthStuckRecord, c.h.coordinates())
 	}
+	p.giveBack(c)
 	p.tell(c, o, message)
 	return 0
+}
+
+// giveBack lets go of a claim that is not confirmed.
+func (p *pipeline) giveBack(c call) {
+	if p.claims != nil {
+		c.b.w.endClaim(c.msg.Record.Offset)
+	}
 }
 
 // retryHere lets the key wait and then handles the record again.
@@ -285,6 +343,7 @@ func (c *call) hold(firstFailedAt time.Time) *held {
 // the record again.
 func (p *pipeline) release(c call) time.Duration {
 	c.b.w.giveUp(c.b, c.i)
+	p.giveBack(c)
 	c.reason = "" // it is not dead, whatever was decided
 	p.tell(c, OutcomeReleased, "")
 	return lanes.Never
@@ -312,6 +371,7 @@ func (p *pipeline) bury(c call, a attempt) time.Duration {
 	case Stop:
 		p.stop(&StoppedError{Coordinates: c.coordinates(), Err: cmp.Or(c.err, errExpired)})
 		c.b.w.giveUp(c.b, c.i)
+		p.giveBack(c)
 		p.tell(c, OutcomeReleased, "record is dead and stops the consumer: WithoutDLQ(Stop)")
 		return lanes.Never
 	}

@@ -20,12 +20,13 @@ type stageReader struct {
 	stage
 	group     string
 	immediate int // retries of each stage
+	identify  func(*kgo.Record) string
 }
 
 // factsOf reads the facts of a record that was first seen now.
 func (s *stageReader) factsOf(r *kgo.Record, topicID [16]byte, now time.Time) facts {
 	var attempt, number, due, notBefore, failed []byte
-	f := facts{topicID: topicID, retry: &retryFacts{}}
+	f := facts{topicID: topicID, identify: s.identify, retry: &retryFacts{}}
 	for _, h := range r.Headers {
 		switch h.Key { // the last one of a name counts
 		case headerAttempt:

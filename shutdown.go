@@ -40,7 +40,18 @@ func (c *Consumer) shutdown(base context.Context, stopLoops func(), loops *sync.
 	}
 	over.Wait()
 	loops.Wait()
+	c.flushClaims(base, end)
 	return joinEnds(ends)
+}
+
+// flushClaims lets others have what this consumer does not hold any more.
+func (c *Consumer) flushClaims(base context.Context, end time.Time) {
+	if c.claims == nil {
+		return
+	}
+	limited, cancel := context.WithTimeout(base, min(flushLimit, max(time.Until(end), 0)))
+	defer cancel()
+	c.claims.flush(limited)
 }
 
 // stopIntakes lets nothing new start anywhere, and returns the windows that are left.

@@ -176,6 +176,7 @@ func (c *consumerConfig) validateHandling(m *mistakes) {
 	m.check(c.handlerTimeout >= 0, "WithHandlerTimeout(%v): not negative", c.handlerTimeout)
 	m.check(c.stuckAfter > 0, "WithStuckAfter(%v): more than 0", c.stuckAfter)
 	c.validateStages(m)
+	c.validateDedupe(m)
 	m.check(c.maxAge >= 0, "WithMaxAge(%v): not negative", c.maxAge)
 	m.check(c.immediate >= 0, "WithImmediateRetries(%d): not negative", c.immediate)
 	if c.immediate > 0 {

@@ -38,6 +38,7 @@ type window struct {
 	mu        sync.Mutex // guards everything below; never held over I/O or user code
 	tracker   offsets.Tracker
 	line      line               // of a retry partition
+	claims    map[int64]*lent    // by offset: of records whose handler runs, will run again, or whose copy leaves; nil: none yet
 	dead      bool               // forgotten: nothing is committed for it any more
 	expected  int64              // the next offset; -1: not known yet
 	logEnd    int64              // high watermark of the last fetch
@@ -81,7 +82,7 @@ func newWindow(in *intake, tp topicPartition) *window {
 // line until they are due. False where the window is dead. Called by the poll
 // goroutine, while it blocks rebalances.
 func (w *window) admit(topicID [16]byte, rs []*kgo.Record, debug bool) (bytes int64, ok bool) {
-	first := &facts{topicID: topicID, attempt: 1}
+	first := &facts{topicID: topicID, attempt: 1, identify: w.intake.identify}
 	batches := make([]*batch, 0, 1)
 	for rest := rs; len(rest) > 0; {
 		b := w.newBatch(first, rest, debug)
@@ -240,6 +241,7 @@ func (w *window) forget() (unfinished int) {
 	running := w.running()
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.giveClaimsBack(running)
 	told := slices.DeleteFunc(append(running, w.givenUp...), func(at offsets.Position) bool {
 		h := w.held[at.Batch.Offset(at.I)]
 		return h != nil && h.state != heldRunning // parked or leaving by now
