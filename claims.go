@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -11,11 +12,12 @@ import (
 )
 
 const (
-	storeTimeout  = 4 * time.Second // of one call of the store: Health says within 5 s that it fails
-	askAgain      = time.Second     // until a key that somebody else holds, or a store that fails, is asked again
-	storeCalls    = 16              // of the keeper at once
-	flushLimit    = time.Second     // the end of Run waits so long for the store at most
-	renewalsOfOne = 3               // of a claim in its lease
+	storeTimeout  = 4 * time.Second  // of one call of the store: Health says within 5 s that it fails
+	askAgain      = time.Second      // until a key that somebody else holds, or a store that fails, is asked again
+	storeCalls    = 16               // of the keeper at once
+	failureFor    = 10 * time.Second // what has failed and is not called any more says so for so long
+	flushLimit    = time.Second      // the end of Run waits so long for the store at most
+	renewalsOfOne = 3                // of a claim in its lease
 )
 
 // confirmBackoff paces confirms that fail. Its end is what bounds how long Health
@@ -38,6 +40,7 @@ type claims struct {
 	lent        map[*lent]struct{}
 	returned    []*lent
 	unconfirmed []*unconfirmed
+	failed      [storeCallKinds]time.Time // when each kind of call failed last; zero: it worked since
 }
 
 // lent is a claim that this consumer holds.
@@ -110,7 +113,7 @@ func (k *claims) take(ctx context.Context, msg Message) (*lent, error) {
 	if err == nil && claim.State != ClaimNew && claim.State != ClaimInProgress && claim.State != ClaimDone {
 		err = fmt.Errorf("kstage: the dedupe store answered %v", claim.State)
 	}
-	if k.answered("claim", err) != nil {
+	if k.answered(callClaim, err) != nil {
 		return nil, err
 	}
 	l := &lent{Claim: claim, ends: asked.Add(k.lease)}
@@ -122,18 +125,47 @@ func (k *claims) take(ctx context.Context, msg Message) (*lent, error) {
 	return l, nil
 }
 
-// answered shows in Health whether the store works; it returns the failure.
-func (k *claims) answered(call string, err error) error {
-	switch {
-	case err == nil || errors.Is(err, ErrClaimLost):
-		if k.board.clear(HealthDedupeFailing, "", -1) {
-			k.log.Info("the dedupe store works again")
-		}
+// answered shows in Health whether the store works; it returns the failure. Calls of
+// one kind say nothing of another: a store may lend and not confirm. A kind that is
+// not called any more is forgotten after a while.
+func (k *claims) answered(call storeCall, err error) error {
+	failed := err != nil && !errors.Is(err, ErrClaimLost)
+	if !failed && k.board.quiet() {
 		return nil
-	case k.board.raise(HealthReason{Kind: HealthDedupeFailing, Partition: -1, Err: err}):
-		k.log.Warn("the dedupe store fails", zap.String("call", call), zap.Bool("fail_open", k.failOpen), zap.Error(err))
 	}
-	return err
+	now := time.Now()
+	k.mu.Lock()
+	k.failed[call] = time.Time{}
+	if failed {
+		k.failed[call] = now
+	}
+	works := !slices.ContainsFunc(k.failed[:], func(at time.Time) bool { return now.Sub(at) < failureFor })
+	k.mu.Unlock()
+	switch {
+	case !failed && works && k.board.clear(HealthDedupeFailing, "", -1):
+		k.log.Info("the dedupe store works again")
+	case failed && k.board.raiseFor(failureFor, HealthReason{Kind: HealthDedupeFailing, Partition: -1, Err: err}):
+		k.log.Warn("the dedupe store fails", zap.Stringer("call", call), zap.Bool("fail_open", k.failOpen), zap.Error(err))
+	}
+	if failed {
+		return err
+	}
+	return nil
+}
+
+// storeCall is a method of the store.
+type storeCall int
+
+const (
+	callClaim storeCall = iota
+	callExtend
+	callConfirm
+	callRelease
+	storeCallKinds
+)
+
+func (c storeCall) String() string {
+	return [storeCallKinds]string{"claim", "extend", "confirm", "release"}[c]
 }
 
 // confirm tells the store that the record was handled. A claim that was lost is no
@@ -141,7 +173,7 @@ func (k *claims) answered(call string, err error) error {
 func (k *claims) confirm(ctx context.Context, l *lent) error {
 	limited, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	if err := k.answered("confirm", k.store.Confirm(limited, l.Claim)); err != nil {
+	if err := k.answered(callConfirm, k.store.Confirm(limited, l.Claim)); err != nil {
 		return err
 	}
 	k.mu.Lock()
@@ -213,7 +245,7 @@ func (k *claims) renew(ctx context.Context) {
 		asked := time.Now()
 		err := k.store.Extend(limited, l.Claim, k.lease)
 		lost := errors.Is(err, ErrClaimLost)
-		if k.answered("extend", err) != nil {
+		if k.answered(callExtend, err) != nil {
 			return
 		}
 		k.mu.Lock()
@@ -236,7 +268,7 @@ func (k *claims) release(ctx context.Context) {
 	each(returned, func(l *lent) {
 		limited, cancel := context.WithTimeout(ctx, storeTimeout)
 		defer cancel()
-		_ = k.answered("release", k.store.Release(limited, l.Claim))
+		_ = k.answered(callRelease, k.store.Release(limited, l.Claim))
 	})
 }
 
