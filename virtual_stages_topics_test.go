@@ -28,7 +28,7 @@ func TestAMissingStageEndsRunAfter30s(t *testing.T) {
 		require.ErrorAs(t, m.wait(), &te)
 		require.Contains(t, te.Error(), "g-retry-2: it does not exist")
 		require.Less(t, time.Since(start), 32*time.Second)
-		})
+	})
 }
 
 func TestAStageThatLosesRecordsEndsRunAtOnce(t *testing.T) {
