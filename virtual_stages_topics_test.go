@@ -81,8 +81,8 @@ func TestARecreatedStageIsReadFromItsStart(t *testing.T) {
 
 func recreateStage(w *world, gone time.Duration) {
 	t := w.t
-	// While one topic of several is gone the client fetches without a pause: a broker
-	// that takes no time would keep time from passing.
+	// While one topic of several is gone the embedded broker answers each fetch at once
+	// (a real one waits): if that took no time, none would pass.
 	w.control(kmsg.Fetch, func(kmsg.Request) (kmsg.Response, error, bool) {
 		w.fake.SleepControl(func() { after(20 * time.Millisecond) })
 		return nil, nil, false
