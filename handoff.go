@@ -227,7 +227,7 @@ func (o *handOff) headers(target string, c *copying) []kgo.RecordHeader {
 		origin:        msg.Origin(),
 		group:         o.group,
 		attempt:       c.attempt,
-		stage:         c.departure.stage,
+		stage:         c.stage,
 		due:           c.due,
 		notBefore:     c.notBefore,
 		firstFailedAt: c.facts.firstFailedAt,

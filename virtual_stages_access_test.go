@@ -113,7 +113,9 @@ func TestReadOnStagesThatIsGrantedAgain(t *testing.T) {
 					require.Empty(t, m.Health().Reasons)
 				}
 				// what was handled and could not be committed is handled again
-				w.eventually(func() bool { return m.counts.Snapshot().Processed >= 9 && w.committedBy("g-retry", "g-retry-1", 0) == 9 })
+				w.eventually(func() bool {
+					return m.counts.Snapshot().Processed >= 9 && w.committedBy("g-retry", "g-retry-1", 0) == 9
+				})
 				require.NoError(t, m.stop())
 				m.assertIdentity()
 			})
