@@ -89,8 +89,12 @@ func (o *handOff) outgrown(box *outbox, c *copying, err error) {
 		dlq.add(c)
 		o.goOn(dlq)
 	case Drop:
-		c.setFlying(false)
-		o.busy.Go(func() { o.drop(c) })
+		o.busy.Go(func() {
+			o.drop(c)
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			c.setFlying(false)
+		})
 	case Block: // the topic's limit may be raised
 		o.refuse(box, c, err)
 	case Stop:
