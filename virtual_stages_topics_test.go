@@ -153,6 +153,7 @@ func TestAPatternLeavesTheStagesToTheirIntake(t *testing.T) {
 				}
 				var j journal
 				m := w.start(alwaysFails(&j), kstage.WithTopicPattern(".*"), named, kstage.WithRetryStages(time.Second, time.Second), once())
+				w.eventually(func() bool { return m.Health().Ready }) // it would refuse to start while a removed stage holds records
 				w.produce(record("g-retry-7", 0, "k", "v"))
 				w.fill("orders", 0, 5, 5)
 				w.eventually(func() bool { return m.counts.Snapshot().SentToDLQ == 5 })
