@@ -83,14 +83,18 @@ func (o *handOff) outgrown(box *outbox, c *copying, err error) {
 	case 0:
 		o.log.log.Error("record is too large for its retry topic: to the dead-letter topic", append(coordinateFields(c.coordinates()), zap.String("target", box.target.topic), zap.Error(err))...)
 		c.reason, c.due, c.notBefore = ReasonOversize, time.Time{}, time.Time{}
-		c.departure.stage = c.facts.stage // it came no further
+		c.stage = c.facts.stage // it came no further
 		c.topic, c.shed, c.suspect = o.dlq, false, false
 		dlq := o.box(o.dlq, c.record.Partition)
 		dlq.add(c)
 		o.goOn(dlq)
 	case Drop:
-		c.setFlying(false)
-		o.busy.Go(func() { o.drop(c) })
+		o.busy.Go(func() {
+			o.drop(c)
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			c.setFlying(false)
+		})
 	case Block: // the topic's limit may be raised
 		o.refuse(box, c, err)
 	case Stop:

@@ -403,7 +403,11 @@ func (p *pipeline) block(c call, a attempt) time.Duration {
 		p.tell(c, OutcomeRetryHere, "")
 	}
 	limit := blockBackoff.limit(h.blocks)
-	return limit/2 + blockBackoff.wait(h.blocks, p.policy.random)/2
+	wait := limit/2 + blockBackoff.wait(h.blocks, p.policy.random)/2
+	if r := h.facts.retry; r != nil { // it may have expired while it hopped
+		wait = max(wait, r.notBefore.Sub(a.now))
+	}
+	return wait
 }
 
 func (c *call) coordinates() Coordinates {

@@ -170,6 +170,9 @@ func (f *findings) inspectStage(t Topology, s *sight, stage StageTopic) {
 		f.fail(stage.Topic, fmt.Sprintf("retention.ms %d: records can be deleted before they are retried (its delay is %v)", ms, stage.Delay),
 			fmt.Sprintf("set retention.ms to %d or more", (stage.Delay+stageComfort).Milliseconds()))
 	}
+	if topic.configs["message.timestamp.type"] == "LogAppendTime" {
+		f.warn(stage.Topic, "message.timestamp.type LogAppendTime: records are early by as much as the broker's clock is behind the consumers'", "set message.timestamp.type to CreateTime")
+	}
 	if n, ok := topic.number("retention.bytes"); ok && n >= 0 {
 		f.warn(stage.Topic, fmt.Sprintf("retention.bytes %d: records can be deleted before they are retried", n), "set retention.bytes to -1")
 	}

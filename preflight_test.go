@@ -298,6 +298,10 @@ func TestEveryProblemOfTheStagesIsFound(t *testing.T) {
 			with("g-retry-1", "retention.bytes", "1000000000"),
 			[]string{"warning: g-retry-1: retention.bytes 1000000000: records can be deleted before they are retried; set retention.bytes to -1"},
 		},
+		"timestamps of the broker": {
+			with("g-retry-1", "message.timestamp.type", "LogAppendTime"),
+			[]string{"warning: g-retry-1: message.timestamp.type LogAppendTime: records are early by as much as the broker's clock is behind the consumers'; set message.timestamp.type to CreateTime"},
+		},
 		"retention by size of a dead-letter topic": {func(s *kstage.Seen) {
 			s.Topics["g-dlq"] = fitTopic("max.message.bytes", "1016384", "retention.bytes", "1000")
 		}, nil},

@@ -108,13 +108,19 @@ func TestPatternsLeaveTheLadderAlone(t *testing.T) {
 		own  []string
 		not  []string
 	}{
-		{"default names", []kstage.ConsumerOption{stages},
+		{
+			"default names",
+			[]kstage.ConsumerOption{stages},
 			[]string{"billing-retry-0", "billing-retry-1", "billing-retry-2", "billing-retry-17", "billing-dlq"},
-			[]string{"orders", "billing-retry", "billing-retry-", "billing-retry-1x", "xbilling-retry-1", "billing-retry-1-2", "billing-dlq2", "other-retry-1", "other-dlq"}},
+			[]string{"orders", "billing-retry", "billing-retry-", "billing-retry-1x", "xbilling-retry-1", "billing-retry-1-2", "billing-dlq2", "other-retry-1", "other-dlq"},
+		},
 		{"without stages", nil, []string{"billing-retry-1", "billing-dlq"}, []string{"orders", "other-retry-1"}},
-		{"named", []kstage.ConsumerOption{stages, kstage.WithRetryTopicPrefix("events.retry"), kstage.WithDLQTopic("dead.events")},
+		{
+			"named",
+			[]kstage.ConsumerOption{stages, kstage.WithRetryTopicPrefix("events.retry"), kstage.WithDLQTopic("dead.events")},
 			[]string{"events.retry-1", "events.retry-9", "billing-retry-3", "dead.events"},
-			[]string{"eventsXretry-1", "deadXevents", "billing-dlq", "events.retry"}},
+			[]string{"eventsXretry-1", "deadXevents", "billing-dlq", "events.retry"},
+		},
 		{"no dead letters", []kstage.ConsumerOption{stages, kstage.WithoutDLQ(kstage.Drop)}, []string{"billing-retry-1"}, []string{"billing-dlq"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -353,3 +353,26 @@ func TestSnoozeGivesNoAttemptsBack(t *testing.T) {
 		require.Equal(t, []int{1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6}, attempts(log.of("v")))
 	})
 }
+
+// A record that expires while it hops, and then blocks its key, is not handled before
+// the time it asked for.
+func TestABlockedHopIsNotEarly(t *testing.T) {
+	t.Parallel()
+	virtual(t, func(w *world) {
+		topic, opts := w.ladder(1)
+		var j journal
+		m := w.start(func(_ context.Context, msg kstage.Message) error {
+			if j.note(msg); j.len() == 1 {
+				return kstage.RetryAfter(errNotYet, time.Hour)
+			}
+			return nil
+		}, append(opts, w.stages(1, time.Minute), once(), kstage.WithMaxAge(10*time.Minute), kstage.WithoutDLQ(kstage.Block))...)
+		w.produce(record(topic, 0, "k", "v"))
+		w.everySecond(2*time.Hour, func() bool { return m.counts.Snapshot().Processed == 1 })
+		require.NoError(w.t, m.stop())
+		calls := j.all()
+		require.Len(w.t, calls, 2)
+		require.GreaterOrEqual(w.t, calls[1].At.Sub(calls[0].At), time.Hour)
+		m.assertIdentity()
+	})
+}

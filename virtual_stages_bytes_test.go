@@ -27,8 +27,12 @@ func difficultRecords() []*kgo.Record {
 		{Key: []byte{0, 255}, Value: nil},
 		{Key: nil, Value: []byte{0xff, 0xfe, 0}},
 		{Key: []byte("headers"), Value: []byte("v"), Headers: []kgo.RecordHeader{
-			{Key: "b", Value: []byte{0, 255, 254}}, {Key: "a", Value: nil}, {Key: "b", Value: []byte("again")},
-			{Key: "", Value: []byte{}}, {Key: "b", Value: []byte{0, 255, 254}}, {Key: "KSTAGE-ID", Value: []byte("not ours")},
+			{Key: "b", Value: []byte{0, 255, 254}},
+			{Key: "a", Value: nil},
+			{Key: "b", Value: []byte("again")},
+			{Key: "", Value: []byte{}},
+			{Key: "b", Value: []byte{0, 255, 254}},
+			{Key: "KSTAGE-ID", Value: []byte("not ours")},
 		}},
 		{Key: []byte("id"), Value: []byte("v"), Headers: []kgo.RecordHeader{
 			header("message-id", "first"), header("x", "y"), header("message-id", strings.Repeat("i", 512)),
