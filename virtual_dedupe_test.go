@@ -424,7 +424,11 @@ func TestDedupeAStoreThatIsDownForMinutes(t *testing.T) {
 				topic, opts := w.ladder(1)
 				store := newFickle()
 				var seen byID
-				m := w.start(func(_ context.Context, m kstage.Message) error { seen.note(m); return nil }, append(opts, kstage.WithDedupe(store))...)
+				m := w.start(func(_ context.Context, m kstage.Message) error {
+					seen.note(m)
+					require.Equal(w.t, 1, m.Attempt(), "waiting for the store is no attempt")
+					return nil
+				}, append(opts, kstage.WithDedupe(store))...)
 				w.produce(identified(topic, "k", "before"))
 				w.eventually(func() bool { return m.counts.Snapshot().Processed == 1 })
 				lifted := make(chan struct{})
@@ -475,5 +479,55 @@ func TestDedupeFailOpen(t *testing.T) {
 		require.False(w.t, told)
 		require.NoError(w.t, m.stop())
 		require.Equal(w.t, map[string]int{"a": 2, "b": 1}, seen.all())
+	})
+}
+
+// A claim that is answered when the partition is on its way out is given back: the
+// handler does not begin.
+func TestDedupeNothingBeginsBehindTheFence(t *testing.T) {
+	t.Parallel()
+	virtual(t, func(w *world) {
+		topic, opts := w.ladder(1)
+		store := newFickle()
+		asked := make(chan struct{}, 1)
+		store.set(func(_ context.Context, call, _ string) error {
+			if call == "claim" {
+				asked <- struct{}{}
+				after(3 * time.Second) // whatever its context says
+			}
+			return nil
+		})
+		m := w.start(func(context.Context, kstage.Message) error { w.t.Error("it must not begin"); return nil }, append(opts, kstage.WithDedupe(store))...)
+		w.produce(identified(topic, "k", "a"))
+		<-asked
+		require.NoError(w.t, m.stop())
+		m.assertIdentity()
+		require.Equal(w.t, 1, store.count("release"))
+	})
+}
+
+// A handler that returns when its partition is long gone gives its claim back, too.
+func TestDedupeALateHandlerKeepsNothing(t *testing.T) {
+	t.Parallel()
+	virtual(t, func(w *world) {
+		topic, opts := w.ladder(1)
+		store := newFickle()
+		w.produce(identified(topic, "k", "a"))
+		begun, end := make(chan struct{}), make(chan struct{})
+		m := w.start(func(context.Context, kstage.Message) error {
+			close(begun)
+			<-end
+			return errTest
+		}, append(opts, kstage.WithDedupe(store), kstage.WithRevokeDrain(time.Second))...)
+		<-begun
+		_, err := w.adm.DeleteTopic(w.t.Context(), topic)
+		require.NoError(w.t, err)
+		w.topic("orders", 1)
+		w.eventually(func() bool { _, recreated := m.reason(kstage.HealthTopicRecreated); return recreated })
+		require.Zero(w.t, store.count("release"), "its handler runs")
+		close(end)
+		w.eventually(func() bool { return store.count("release") == 1 })
+		require.NoError(w.t, m.stop())
+		m.assertIdentity()
 	})
 }
