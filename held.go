@@ -17,6 +17,8 @@ type held struct {
 	i       int
 	record  *kgo.Record
 	size    int64
+	kept    bool // it is, or was, in window.held
+	ended   bool // finished, by whoever was first
 	state   heldState
 	facts   facts
 	retries int        // immediate retries so far
@@ -56,7 +58,8 @@ func (w *window) hold(h *held, state heldState) bool {
 	}
 	h.state, h.message = state, Message{}
 	o := h.record.Offset
-	if w.held[o] == nil {
+	if !h.kept {
+		h.kept = true
 		w.held[o] = h
 		w.tracker.Hold(h.b.done, h.i)
 		h.b.holding.Add(1)
@@ -72,9 +75,12 @@ func (w *window) hold(h *held, state heldState) bool {
 func (w *window) rerun(b *batch, i int) (*held, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if !w.tracker.Open(b.done, i) { // nearly all: to look into held is dear where much is held
+		return nil, true
+	}
 	h := w.held[b.done.Offset(i)]
-	if h == nil || w.dead {
-		return nil, h == nil
+	if w.dead {
+		return nil, false
 	}
 	h.state = heldRunning
 	if h.spent {
@@ -107,9 +113,10 @@ func (w *window) resolve(h *held) bool {
 		}
 		return false
 	}
-	if w.held[h.record.Offset] != h {
+	if h.ended {
 		return false
 	}
+	h.ended = true
 	w.tracker.Resolve(h.b.done, h.i)
 	delete(w.held, h.record.Offset)
 	w.giveClaimBack(h.record.Offset)

@@ -88,6 +88,8 @@ func consume() error {
 		}
 		defer pprof.StopCPUProfile()
 	}
+	live := make([]byte, *ballast<<20)
+	defer runtime.KeepAlive(live)
 	m := &meter{written: make(chan struct{}), over: make(chan struct{}), late: make([]time.Duration, 0, *records)}
 	failure := errors.New("the payment service did not answer")
 	c, err := kstage.NewConsumer(

@@ -38,6 +38,7 @@ var (
 	rate    = flag.Int("rate", 0, "records a second; 0: all are there when the consumer starts")
 	value   = flag.Int("value", 100, "bytes of a value")
 	delay   = flag.Duration("delay", 2*time.Second, "of the stage")
+	ballast = flag.Int("ballast", 64, "MiB of live heap in the consumer, as a service has")
 	profile = flag.String("profile", "", "file for the CPU profile of a child")
 )
 
@@ -124,7 +125,7 @@ func runOnce() (r result, err error) {
 
 func child(role, addr, group string) *exec.Cmd {
 	cmd := exec.Command(os.Args[0], "-role", role, "-addr", addr, "-group", group, "-records", strconv.Itoa(*records),
-		"-rate", strconv.Itoa(*rate), "-delay", delay.String(), "-profile", *profile)
+		"-rate", strconv.Itoa(*rate), "-delay", delay.String(), "-ballast", strconv.Itoa(*ballast), "-profile", *profile)
 	cmd.Stderr = os.Stderr
 	return cmd
 }

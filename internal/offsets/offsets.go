@@ -131,6 +131,11 @@ func (t *Tracker) Hold(b *Batch, i int) {
 	b.open[i/64] |= 1 << (i % 64)
 }
 
+// Open says whether a record is held.
+func (t *Tracker) Open(b *Batch, i int) bool {
+	return b.open != nil && b.open[i/64]&(1<<(i%64)) != 0
+}
+
 // Resolve closes a record that was held.
 func (t *Tracker) Resolve(b *Batch, i int) { b.open[i/64] &^= 1 << (i % 64) }
 
