@@ -25,7 +25,7 @@ import (
 // record waits.
 //
 // Keys are kept as 128 bits of a hash whose secret is drawn for each store, so
-// that memory does not depend on their length: 52 to 56 bytes a key at maxIDs, up
+// that memory does not depend on their length: about 65 bytes a key at maxIDs, up
 // to twice that on the way there. It grows with the number of keys and is not given
 // back. All methods are safe for concurrent use; it starts no goroutine, does no
 // I/O, and goes by the monotonic clock.

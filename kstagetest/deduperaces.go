@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/kstage/kstage"
 )
@@ -89,19 +90,18 @@ func lateHolderOrTaker(p *probe) {
 	}
 	p.outlast(last)
 	for i, c := range held {
-		p.lateOrTaken(acts()[i/rounds], c, i%parties)
+		p.lateOrTaken(acts()[i/rounds], c, i)
 	}
 }
 
-const parties = 4
-
-// lateOrTaken lets one of four be the late holder, each in turn: who starts first
-// often comes first.
-func (p *probe) lateOrTaken(a act, c lent, holder int) {
+// lateOrTaken lets one of four be the late holder, each in turn, and gives it a
+// moment's advance every second time.
+func (p *probe) lateOrTaken(a act, c lent, round int) {
 	p.Helper()
+	const parties = 4
 	var late, taken atomic.Int64
 	p.race(parties, func(q *probe, i int) error {
-		if i == holder {
+		if i == round%parties {
 			err := caught(func() error { return lateCall(q, a, c.Claim) })
 			if err == nil {
 				late.Add(1)
@@ -109,6 +109,9 @@ func (p *probe) lateOrTaken(a act, c lent, holder int) {
 				return fmt.Errorf("%s: %w", a.name, err)
 			}
 			return nil
+		}
+		if round%2 == 0 {
+			<-time.After(time.Nanosecond)
 		}
 		l, err := q.tryClaim(c.Key, q.long)
 		if err == nil && l.State == kstage.ClaimNew {

@@ -50,7 +50,7 @@ func (s *plainStore) has(flaw string) bool { return s.flaw == flaw }
 func (s *plainStore) gap(flaw string) {
 	if s.has(flaw) {
 		s.mu.Unlock()
-		<-time.After(time.Nanosecond)
+		<-time.After(time.Microsecond)
 		s.mu.Lock()
 	}
 }

@@ -190,15 +190,18 @@ func (p *probe) wait(until time.Time) { <-time.After(time.Until(until)) }
 func (p *probe) outlast(l lent) { p.wait(l.answered.Add(l.lease + p.granularity + time.Nanosecond)) }
 
 // quickly repeats what is only worth something while a lease has not ended, on a new
-// key, until it was quick enough to say so.
-func (p *probe) quickly(try func(key string) bool) {
+// key and with twice the lease, until it was quick enough to say so: a machine that
+// has much to do must not fail the check.
+func (p *probe) quickly(try func(key string, lease time.Duration) bool) {
 	p.Helper()
-	for n := range 20 {
-		if try("quickly " + strconv.Itoa(n)) {
+	lease := p.lease
+	for n := range 10 {
+		if try("quickly "+strconv.Itoa(n), lease) {
 			return
 		}
+		lease *= 2
 	}
-	p.Fatalf("calls take so long that leases of %v end meanwhile: see DedupeShortestLease", p.lease)
+	p.Fatalf("calls take so long that leases of %v end meanwhile: see DedupeShortestLease", lease)
 }
 
 // caught makes a panic an error.
