@@ -70,6 +70,7 @@ type connections struct {
 	board *healthBoard
 	log   *zap.Logger
 	heard atomic.Int64 // unix nanoseconds of the last answer
+	said  atomic.Bool  // that they are disconnected
 }
 
 func newConnections(board *healthBoard, log *zap.Logger) *connections {
@@ -85,7 +86,7 @@ func (c *connections) OnBrokerRead(_ kgo.BrokerMetadata, key int16, _ int, _, _ 
 		return
 	}
 	c.heard.Store(time.Now().UnixNano())
-	if c.board.clear(HealthDisconnected, "", -1) {
+	if c.board.clear(HealthDisconnected, "", -1) && c.said.Swap(false) {
 		c.log.Info("connected again")
 	}
 }
@@ -99,6 +100,7 @@ func (c *connections) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, _ n
 		return
 	}
 	if c.board.raise(HealthReason{Kind: HealthDisconnected, Partition: -1, Err: explain(err, "")}) {
+		c.said.Store(true)
 		c.log.Warn("disconnected: no broker can be reached", zap.Error(err))
 	}
 }
