@@ -3,6 +3,7 @@ package kstage
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
@@ -22,27 +23,31 @@ type ledger struct {
 	refusal  error // why no record is accepted: the brokers refuse the credentials, or a producer's id
 	refused  *line // to be closed, by whoever takes it
 	room     room
-	seq      uint64  // of the last record accepted
 	term     *term   // of those accepted now
 	terms    []*term // of those before, in order
 	turning  bool    // somebody looks at the terms
 	flushers []*flusher
 	newTerm  func() *term
+	later    func() // admit, made once: it is needed for each record
 }
 
-// flusher waits until all records up to one are told of.
+// flusher waits until all records of the terms up to one are told of.
 type flusher struct {
-	upTo uint64
+	upTo int64
 	done chan struct{} // closed then, under ledger.mu
 }
 
-func newLedger(c *producerConfig, newTerm func() *term) *ledger {
-	return &ledger{
+func newLedger(c *producerConfig, first *line, newTerm func() *term) *ledger {
+	l := &ledger{
 		full: c.bufferFull, timeout: c.deliveryTimeout,
 		closing: make(chan struct{}), drained: make(chan struct{}), busy: make(chan struct{}, 1),
-		room: room{mostRecords: c.bufferRecords, mostBytes: c.bufferBytes},
-		term: newTerm(), newTerm: newTerm,
+		room:    room{mostRecords: c.bufferRecords, mostBytes: c.bufferBytes},
+		newTerm: newTerm, line: first,
 	}
+	l.later = l.admit
+	l.term = newTerm()
+	l.term.line = first
+	return l
 }
 
 // accept takes a record in, as soon as there is room for it.
@@ -117,10 +122,9 @@ func (l *ledger) admit() {
 
 // enter puts a record that has got room on the list. mu is held.
 func (l *ledger) enter(pd *pending) {
-	l.seq++
-	pd.seq, pd.line, pd.term, pd.limit = l.seq, l.line, l.term, l.term.ctx
-	pd.line.entering.Add(1)
-	l.term.records.push(pd)
+	pd.term, pd.listed = l.term, true
+	pd.term.line.entering.Add(1)
+	pd.term.records.push(pd)
 	if !l.turning {
 		l.turning = true
 		poke(l.busy)
@@ -128,7 +132,7 @@ func (l *ledger) enter(pd *pending) {
 }
 
 // settle takes records from the list that were told of.
-func (l *ledger) settle(pds ...*pending) {
+func (l *ledger) settle(pds []*pending) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, pd := range pds {
@@ -136,27 +140,31 @@ func (l *ledger) settle(pds ...*pending) {
 	}
 }
 
-// finish is settle for a record that the client has answered: its room is free.
-func (l *ledger) finish(pd *pending) {
+// finish is the client's answer to a record: its room is free. told: its answer was the
+// first to tell of it.
+func (l *ledger) finish(pd *pending, told bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.strike(pd)
+	if pd.finished { // a hook that panics behind the answer
+		return
+	}
+	pd.finished = true
+	if told {
+		l.strike(pd)
+	}
 	l.release(pd.size)
 }
 
 // release gives a record's room back. mu is held.
 func (l *ledger) release(size int64) {
-	l.room.give(size, l.admit)
+	l.room.give(size, l.later)
 	l.tellDrained()
 }
 
-// strike takes a record from the list, where it still is. mu is held.
+// strike takes a record from the list. mu is held.
 func (l *ledger) strike(pd *pending) {
-	if pd.term == nil {
-		return
-	}
 	pd.term.records.remove(pd)
-	pd.term = nil
+	pd.listed = false
 	if len(l.flushers) > 0 {
 		l.tellFlushers()
 	}
@@ -166,7 +174,8 @@ func (l *ledger) strike(pd *pending) {
 func (l *ledger) flushed() <-chan struct{} {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	f := &flusher{upTo: l.seq, done: make(chan struct{})}
+	f := &flusher{upTo: l.term.n, done: make(chan struct{})}
+	l.rotate() // what comes later is not waited for
 	l.flushers = append(l.flushers, f)
 	l.tellFlushers()
 	return f.done
@@ -181,25 +190,29 @@ func (l *ledger) tellFlushers() {
 	}
 }
 
-// oldest is the number of the oldest record that was not told of, or of the next to
-// come. mu is held.
-func (l *ledger) oldest() uint64 {
+// oldest is the number of the oldest term that has a record to tell of, or of the
+// present one. mu is held.
+func (l *ledger) oldest() int64 {
 	for _, t := range l.terms {
 		if t.records.head != nil {
-			return t.records.head.seq
+			return t.n
 		}
 	}
-	if l.term.records.head != nil {
-		return l.term.records.head.seq
-	}
-	return l.seq + 1
+	return l.term.n
 }
 
-// present is the line that records go to, or why none may.
+// present is the line that new records go to, or why none may.
 func (l *ledger) present() (*line, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.line, l.refuses()
+}
+
+// now is the line that records go to; nil: none.
+func (l *ledger) now() *line {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.line
 }
 
 // refuse takes the line away; false: it was not the present one.
@@ -237,6 +250,7 @@ func (l *ledger) install(fresh *line) bool {
 		return false
 	}
 	l.line, l.refusal = fresh, nil
+	l.rotate()
 	return true
 }
 
@@ -282,8 +296,8 @@ func (l *ledger) tellDrained() {
 func (l *ledger) open() (pds []*pending) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, t := range l.terms {
+	for _, t := range append(slices.Clone(l.terms), l.term) {
 		pds = append(pds, t.records.all()...)
 	}
-	return append(pds, l.term.records.all()...)
+	return pds
 }

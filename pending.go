@@ -16,18 +16,12 @@ type pending struct {
 	caller *kgo.Record
 	done   func(*kgo.Record, error) // nil: nobody asks
 	ctx    context.Context          // the caller's, for log fields
-	id     []byte                   // the record's message id; nil: none
 	size   int64                    // of keys, values and headers
-	line   *line                    // the client it is given to; set when it is accepted,
-	limit  context.Context          // and so is its term's context
-	header [1]kgo.RecordHeader      // spares an allocation where the id is the only one
+	term   *term                    // set when it is accepted
+	state  atomic.Int32             // asked, left or told
 
-	state    atomic.Int32 // asked, left or told
-	answered atomic.Bool  // by the client, or by its panic
-
-	seq        uint64 // all below are guarded by ledger.mu
-	term       *term  // nil: it was told of
-	prev, next *pending
+	listed, finished bool // these are guarded by ledger.mu: it is on its term's list; the client has answered
+	prev, next       *pending
 }
 
 const (
@@ -50,19 +44,25 @@ func (pd *pending) leave() bool { return pd.state.CompareAndSwap(asked, left) }
 
 // setHeaders gives the copy headers of its own, and a message id where there is none.
 func (pd *pending) setHeaders(r *kgo.Record, newID func() []byte) {
-	var set bool
-	if pd.id, set = (Message{Record: r}).Header(headerMessageID); !set && newID != nil {
-		pd.id = newID()
-	}
-	if set || len(pd.id) == 0 {
+	if newID == nil {
 		pd.record.Headers = slices.Clone(r.Headers)
 		return
 	}
-	own := pd.header[:0]
-	if len(r.Headers) > 0 {
-		own = make([]kgo.RecordHeader, 0, len(r.Headers)+1)
+	_, set := Message{Record: r}.Header(headerMessageID)
+	own := make([]kgo.RecordHeader, len(r.Headers), len(r.Headers)+1)
+	copy(own, r.Headers)
+	if !set {
+		if id := newID(); len(id) > 0 {
+			own = append(own, kgo.RecordHeader{Key: headerMessageID, Value: id})
+		}
 	}
-	pd.record.Headers = append(append(own, r.Headers...), kgo.RecordHeader{Key: headerMessageID, Value: pd.id})
+	pd.record.Headers = own
+}
+
+// id is the record's message id; nil: none.
+func (pd *pending) id() []byte {
+	id, _ := Message{Record: &pd.record}.Header(headerMessageID)
+	return id
 }
 
 // pendingList is in order of acceptance. Guarded by ledger.mu.

@@ -56,11 +56,12 @@ func NewProducer(opts ...ProducerOption) (*Producer, error) {
 	}
 	p.newID = cfg.newID()
 	p.connections = newConnections(p.board, cfg.logger)
-	p.ledger = newLedger(&p.cfg, p.newTerm)
-	if p.ledger.line, err = p.connect(); err != nil {
+	first, err := p.connect()
+	if err != nil {
 		p.cancel()
 		return nil, err
 	}
+	p.ledger = newLedger(&p.cfg, first, p.newTerm)
 	p.start()
 	return p, nil
 }
@@ -136,8 +137,8 @@ func (p *Producer) Flush(ctx context.Context) error {
 
 // hurry sends what lingers, and lets nothing linger until the func it returns is called.
 func (p *Producer) hurry(ctx context.Context) (end func()) {
-	l, err := p.ledger.present()
-	if p.cfg.linger == 0 || err != nil {
+	l := p.ledger.now()
+	if p.cfg.linger == 0 || l == nil {
 		return func() {}
 	}
 	flushing, cancel := context.WithCancel(ctx)

@@ -96,11 +96,11 @@ func (p *Producer) keep(ctx context.Context) {
 // credentials are wrong.
 func (p *Producer) greet(ctx context.Context) {
 	for n := 1; ; n++ {
-		l, err := p.ledger.present()
-		if err != nil { // refused, by an answer to a record
+		l := p.ledger.now()
+		if l == nil { // refused, by an answer to a record
 			return
 		}
-		err = p.ping(ctx, l)
+		err := p.ping(ctx, l)
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -167,11 +167,18 @@ func (p *Producer) heal(ctx context.Context) {
 		}
 		p.hangUp(ctx, l)
 		if isAuthentication(err) || isAuthorization(err) { // it may be another one by now
-			err = explain(err, grantWrite(p.cfg.topic))
+			err = explain(err, p.cfg.grantWrite())
 			p.ledger.refuseStill(err)
 			p.board.raise(HealthReason{Kind: HealthAuthFailing, Partition: -1, Err: err})
 		}
 	}
+}
+
+func (c *producerConfig) grantWrite() string {
+	if c.topic == "" {
+		return "WRITE on the topics that it publishes to"
+	}
+	return grantWrite(c.topic)
 }
 
 // try says whether a line can write.
@@ -197,7 +204,7 @@ func (p *Producer) hangUp(ctx context.Context, l *line) {
 // forget makes the client look at a topic anew that was deleted and created again: it
 // would fail for ever.
 func (p *Producer) forget(topic string) {
-	if l, err := p.ledger.present(); err == nil {
+	if l := p.ledger.now(); l != nil {
 		p.log.log.Warn("the topic was deleted and created again", zap.String("topic", topic))
 		l.client.PurgeTopicsFromProducing(topic)
 	}

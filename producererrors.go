@@ -39,21 +39,24 @@ func (p *Producer) meaning(pd *pending, err error) error {
 	case errors.Is(err, errHook):
 		return err
 	case errors.Is(err, kgo.ErrClientClosed):
-		return pd.line.ended()
+		return pd.term.line.ended()
 	case isAuthorization(err):
 		return explain(err, grantWrite(topic))
-	case isAuthentication(err):
-		return explain(err, "")
+	case isPurged(err):
+		return p.meaning(pd, kerr.UnknownTopicOrPartition)
 	case isUnknownTopic(err):
 		return fmt.Errorf("kstage: topic %q does not exist, or may not be seen: create it, or grant WRITE on it: %w", topic, err)
 	case isTooLarge(err):
 		return fmt.Errorf("kstage: the record, or the batch that it was in, is more than topic %q or the client takes: "+
 			"raise the topic's max.message.bytes, and set kgo.ProducerBatchMaxBytes to it by WithClientOptions: %w", topic, err)
-	case isFinal(err):
+	case isFinal(err) && !isAuthentication(err):
 		return fmt.Errorf("kstage: the broker refuses the record: %w", err)
 	}
 	return &UnconfirmedError{Err: p.givenUp(err)}
 }
+
+// isPurged: it waited for a topic that forget made the client forget.
+func isPurged(err error) bool { return err.Error() == "topic purged while buffered" }
 
 // isFinal says that a broker has decided.
 func isFinal(err error) bool {
@@ -76,6 +79,8 @@ func (p *Producer) givenUp(err error) error {
 		return fmt.Errorf("an older record of its partition has waited for too long: %w", p.timeout())
 	case errors.Is(err, kgo.ErrRecordRetries):
 		return fmt.Errorf("it was sent as often as WithRetries(%d) allows: %w", p.cfg.retries, err)
+	case isAuthentication(err): // by now: it may have been written before
+		return explain(err, "")
 	}
 	return err
 }
@@ -97,8 +102,8 @@ func (p *Producer) named(pd *pending, err error) error {
 	if len(pd.record.Key) > 0 {
 		name += fmt.Sprintf(", key %q", p.log.key(pd.record.Key))
 	}
-	if len(pd.id) > 0 {
-		name += fmt.Sprintf(", message-id %q", pd.id)
+	if id := pd.id(); len(id) > 0 {
+		name += fmt.Sprintf(", message-id %q", id)
 	}
 	if u := (*UnconfirmedError)(nil); errors.As(err, &u) {
 		return &UnconfirmedError{Err: fmt.Errorf("%w (%s)", u.Err, name)}

@@ -1,6 +1,7 @@
 package kstage
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,32 +36,26 @@ func (p *Producer) notAccepted(r *kgo.Record, err error) {
 	p.metrics.Published(e)
 }
 
-var errNilRecord = errors.New("kstage: the record is nil")
+var (
+	errNilRecord = errors.New("kstage: the record is nil")
+	errTopicless = errors.New("kstage: the record has no topic, and there is no WithTopic")
+)
 
-// prepare makes the copy that the client gets. Of the caller's context it keeps the
-// values: its end must not end other records.
-func (p *Producer) prepare(ctx context.Context, r *kgo.Record, done func(*kgo.Record, error)) (pd *pending, err error) {
+// prepare makes the copy that the client gets.
+func (p *Producer) prepare(ctx context.Context, r *kgo.Record, done func(*kgo.Record, error)) (*pending, error) {
 	if r == nil {
 		return nil, errNilRecord
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("kstage: not published: %w", err)
 	}
-	pd = &pending{caller: r, done: done, ctx: ctx, record: kgo.Record{
-		Topic: r.Topic, Partition: r.Partition, Key: r.Key, Value: r.Value, Timestamp: r.Timestamp, Context: r.Context,
+	topic := cmp.Or(r.Topic, p.cfg.topic)
+	if topic == "" {
+		return nil, errTopicless
+	}
+	pd := &pending{caller: r, done: done, ctx: ctx, record: kgo.Record{
+		Topic: topic, Partition: r.Partition, Key: r.Key, Value: r.Value, Timestamp: r.Timestamp, Context: endless(ctx, r),
 	}}
-	if pd.record.Topic == "" {
-		pd.record.Topic = p.cfg.topic
-	}
-	if pd.record.Topic == "" {
-		return nil, errors.New("kstage: the record has no topic, and there is no WithTopic")
-	}
-	if pd.record.Context == nil {
-		pd.record.Context = ctx
-	}
-	if pd.record.Context.Done() != nil {
-		pd.record.Context = context.WithoutCancel(pd.record.Context)
-	}
 	if err := p.setHeaders(pd, r); err != nil {
 		return nil, err
 	}
@@ -68,19 +63,33 @@ func (p *Producer) prepare(ctx context.Context, r *kgo.Record, done func(*kgo.Re
 	return pd, nil
 }
 
+// endless is the context that hooks find in the record: the caller's values without its
+// end, which would end other records.
+func endless(ctx context.Context, r *kgo.Record) context.Context {
+	if r.Context != nil {
+		ctx = r.Context
+	}
+	if ctx.Done() == nil {
+		return ctx
+	}
+	return context.WithoutCancel(ctx)
+}
+
 // setHeaders turns a panic of WithMessageIDs into an error: another id would not be the
 // application's.
 func (p *Producer) setHeaders(pd *pending, r *kgo.Record) (err error) {
-	err = errors.New("kstage: WithMessageIDs panicked; see Health")
+	err = errMessageIDs
 	defer p.guard.caught("WithMessageIDs")
 	pd.setHeaders(r, p.newID)
 	return nil
 }
 
+var errMessageIDs = errors.New("kstage: WithMessageIDs panicked; see Health")
+
 // hand gives the client a record. A hook that panics on the way has kept it from the
 // client, and nobody else will answer.
 func (p *Producer) hand(pd *pending) {
-	defer pd.line.entering.Done()
+	defer pd.term.line.entering.Done()
 	given := false
 	defer func() {
 		if !given {
@@ -88,7 +97,7 @@ func (p *Producer) hand(pd *pending) {
 		}
 	}()
 	defer p.guard.caught("a hook of WithClientOptions")
-	pd.line.client.TryProduce(pd.limit, &pd.record, func(_ *kgo.Record, err error) { p.answered(pd, err) })
+	pd.term.line.client.TryProduce(pd.term.ctx, &pd.record, func(_ *kgo.Record, err error) { p.answered(pd, err) })
 	given = true
 }
 
@@ -96,14 +105,12 @@ var errHook = errors.New("kstage: a hook of WithClientOptions panicked; see Heal
 
 // answered is the client's answer, by which it is done with the record.
 func (p *Producer) answered(pd *pending, err error) {
-	if pd.answered.Swap(true) {
-		return
-	}
 	p.learn(pd, err)
-	if mine, waits := pd.claim(); mine {
+	mine, waits := pd.claim()
+	if mine {
 		p.tell(pd, waits, pd.record.Partition, p.outcome(pd, err))
 	}
-	p.ledger.finish(pd)
+	p.ledger.finish(pd, mine)
 }
 
 // learn takes from an answer what it says of more than its record. It must not wait.
@@ -112,7 +119,7 @@ func (p *Producer) learn(pd *pending, err error) {
 	switch {
 	case err == nil:
 	case errors.Is(err, kerr.ClusterAuthorizationFailed):
-		p.refuse(pd.line, explain(err, grantWrite(pd.record.Topic)))
+		p.refuse(pd.term.line, explain(err, grantWrite(pd.record.Topic)))
 	case errors.Is(err, kerr.UnknownTopicID), errors.Is(err, kerr.InconsistentTopicID):
 		select {
 		case p.recreated <- pd.record.Topic:
@@ -128,13 +135,15 @@ func (p *Producer) late(pds []*pending) {
 
 // giveUp tells of records that the client has not answered, and returns what it told.
 func (p *Producer) giveUp(pds []*pending, why error) (errs []error) {
+	var mine []*pending
 	for _, pd := range pds {
-		if mine, waits := pd.claim(); mine {
+		if ok, waits := pd.claim(); ok {
 			err := p.named(pd, &UnconfirmedError{Err: why})
-			errs = append(errs, err)
 			p.tell(pd, waits, -1, err)
+			mine, errs = append(mine, pd), append(errs, err)
 		}
 	}
+	p.ledger.settle(mine)
 	return errs
 }
 
@@ -143,10 +152,10 @@ func (p *Producer) tell(pd *pending, waits bool, partition int32, err error) {
 	if err != nil {
 		partition = -1
 	}
+	p.metrics.Published(PublishedEvent{Topic: pd.record.Topic, Partition: partition, Err: err})
 	if err == nil && waits {
 		pd.caller.Partition, pd.caller.Offset, pd.caller.Timestamp = partition, p.offset(&pd.record), pd.record.Timestamp
 	}
-	p.metrics.Published(PublishedEvent{Topic: pd.record.Topic, Partition: partition, Err: err})
 	p.write(pd, waits, partition, err)
 	if waits {
 		p.call(pd.done, pd.caller, err)
@@ -183,7 +192,7 @@ func (p *Producer) write(pd *pending, waits bool, partition int32, err error) {
 	if line == nil {
 		return
 	}
-	fields := []zap.Field{zap.String("topic", pd.record.Topic), zap.String("key", p.log.key(pd.record.Key)), zap.ByteString("message_id", pd.id)}
+	fields := []zap.Field{zap.String("topic", pd.record.Topic), zap.String("key", p.log.key(pd.record.Key)), zap.ByteString("message_id", pd.id())}
 	if err == nil {
 		fields = append(fields, zap.Int32("partition", partition), zap.Int64("offset", p.offset(&pd.record)))
 	} else {

@@ -15,10 +15,13 @@ import (
 // context, which ends when the last of them is late: no record carries its caller's, since the
 // client fails a whole partition with the first record's.
 type term struct {
-	ctx     context.Context
-	cancel  context.CancelFunc
-	records pendingList // guarded by ledger.mu, and so is due
-	due     time.Time   // when all of them are late; zero for the present term
+	n      int64 // they are counted
+	line   *line // that its records go to
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	records pendingList // not told of; guarded by ledger.mu, and so is due
+	due     time.Time   // when all of them are late; zero until the next turn
 }
 
 const termsPerTimeout = 100
@@ -51,9 +54,12 @@ func (l *ledger) keepTime(stop <-chan struct{}, late func([]*pending)) {
 func (l *ledger) turn(now time.Time, late func([]*pending)) (more bool) {
 	l.mu.Lock()
 	if l.term.records.head != nil {
-		l.term.due = now.Add(l.timeout)
-		l.terms = append(l.terms, l.term)
-		l.term = l.newTerm()
+		l.rotate()
+	}
+	for _, t := range l.terms {
+		if t.due.IsZero() {
+			t.due = now.Add(l.timeout)
+		}
 	}
 	var over []*term
 	var pds []*pending
@@ -66,9 +72,20 @@ func (l *ledger) turn(now time.Time, late func([]*pending)) (more bool) {
 	l.mu.Unlock()
 	if len(pds) > 0 {
 		late(pds)
-		l.settle(pds...)
 	}
 	return l.drop(over)
+}
+
+// rotate begins a new term. mu is held.
+func (l *ledger) rotate() {
+	was := l.term
+	if was.records.head != nil {
+		l.terms = append(l.terms, was)
+	} else {
+		was.cancel()
+	}
+	l.term = l.newTerm()
+	l.term.n, l.term.line = was.n+1, l.line
 }
 
 // drop ends terms of which nothing is left to tell. The client lets go of their records.
