@@ -122,7 +122,7 @@ func (l *ledger) admit() {
 
 // enter puts a record that has got room on the list. mu is held.
 func (l *ledger) enter(pd *pending) {
-	pd.term, pd.listed = l.term, true
+	pd.term = l.term
 	pd.term.line.entering.Add(1)
 	pd.term.records.push(pd)
 	if !l.turning {
@@ -164,7 +164,6 @@ func (l *ledger) release(size int64) {
 // strike takes a record from the list. mu is held.
 func (l *ledger) strike(pd *pending) {
 	pd.term.records.remove(pd)
-	pd.listed = false
 	if len(l.flushers) > 0 {
 		l.tellFlushers()
 	}

@@ -20,8 +20,8 @@ type pending struct {
 	term   *term                    // set when it is accepted
 	state  atomic.Int32             // asked, left or told
 
-	listed, finished bool // these are guarded by ledger.mu: it is on its term's list; the client has answered
-	prev, next       *pending
+	finished   bool // the client has answered; guarded by ledger.mu, and so are these
+	prev, next *pending
 }
 
 const (

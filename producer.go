@@ -86,8 +86,9 @@ func (p *Producer) start() {
 // at all after an *UnconfirmedError.
 //
 // Where ctx ends first, the record may still be written: *UnconfirmedError, unless it was
-// still waiting for room (ErrBufferFull with the context's error). Other errors wrap the
-// broker's *kerr.Error and say what to do about it; the record was not written.
+// still waiting for room (ErrBufferFull with the context's error). With any other error
+// it was refused: by the broker (the error wraps its *kerr.Error, and says what to grant,
+// create or change), by a function of the options, or by a Producer that is closed.
 func (p *Producer) Publish(ctx context.Context, r *kgo.Record) error {
 	answer := make(chan error, 1)
 	pd, err := p.send(ctx, r, func(_ *kgo.Record, err error) { answer <- err })

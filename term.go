@@ -88,14 +88,15 @@ func (l *ledger) rotate() {
 	l.term.n, l.term.line = was.n+1, l.line
 }
 
-// drop ends terms of which nothing is left to tell. The client lets go of their records.
+// drop ends terms that are over: the client lets go of their records. One of which a
+// record is just being told of stays for the next turn, so that Flush waits for it.
 func (l *ledger) drop(over []*term) (more bool) {
 	for _, t := range over {
 		t.cancel()
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.terms = slices.DeleteFunc(l.terms, func(t *term) bool { return slices.Contains(over, t) })
+	l.terms = slices.DeleteFunc(l.terms, func(t *term) bool { return t.records.head == nil && slices.Contains(over, t) })
 	l.turning = len(l.terms) > 0 || l.term.records.head != nil
 	return l.turning
 }
