@@ -204,6 +204,48 @@ func TestProducerCloseNamesWhatNobodyWaitsFor(t *testing.T) {
 	})
 }
 
+// The client alone would wait a second to say farewell.
+func TestProducerCloseEndsWithItsContextAfterALongLife(t *testing.T) {
+	t.Parallel()
+	virtual(t, func(w *world) {
+		t := w.t
+		p := w.producer(kstage.WithTopic(w.topic("orders", 1)))
+		for range 2 {
+			require.NoError(t, p.Publish(t.Context(), text("k", "v")))
+			after(10 * time.Minute)
+		}
+		w.fake.Control(func(kmsg.Request) (kmsg.Response, error, bool) { w.fake.KeepControl(); return nil, nil, true })
+		began := time.Now()
+		require.NoError(t, p.end())
+		require.Less(t, time.Since(began), 100*time.Millisecond)
+	})
+}
+
+// slowHook takes its time before the client gets a record.
+type slowHook struct{}
+
+// OnProduceRecordBuffered implements kgo.HookProduceRecordBuffered.
+func (slowHook) OnProduceRecordBuffered(*kgo.Record) { after(10 * time.Second) }
+
+// A client that is closed meanwhile would never answer the record.
+func TestProducerCloseWhileTheClientIsGivenARecord(t *testing.T) {
+	t.Parallel()
+	wired(t, nil, func(w *world, n *wires) {
+		t := w.t
+		p := w.producer(kstage.WithTopic(w.topic("orders", 1)), through(n, kgo.WithHooks(slowHook{})))
+		require.NoError(t, p.Publish(t.Context(), text("k", "v")))
+		var answer <-chan error
+		var wg sync.WaitGroup
+		wg.Go(func() { answer = p.publishAsync(text("k", "v")) })
+		after(time.Second)
+		began := time.Now()
+		require.ErrorIs(t, p.end(), kstage.ErrClosed)
+		require.Equal(t, 9*time.Second, time.Since(began).Truncate(time.Second))
+		wg.Wait()
+		require.True(t, unconfirmed(<-answer))
+	})
+}
+
 func TestCloseErrorIsShort(t *testing.T) {
 	t.Parallel()
 	virtual(t, func(w *world) {

@@ -184,6 +184,25 @@ func TestProducerDeliveryTimeoutEnds(t *testing.T) {
 	}
 }
 
+func TestProducerTimeoutAfterQuietTimes(t *testing.T) {
+	t.Parallel()
+	virtual(t, func(w *world) {
+		t := w.t
+		topic := w.topic("orders", 1)
+		p := w.producer(kstage.WithTopic(topic))
+		for range 5 {
+			require.NoError(t, p.Publish(t.Context(), text("k", "v")))
+			after(10 * time.Minute)
+		}
+		w.silence(topic)
+		for range 3 {
+			began := time.Now()
+			requireLate(t, began, p.Publish(t.Context(), text("k", "v")))
+			after(10 * time.Minute)
+		}
+	})
+}
+
 // The client's own timeout counts from a record's timestamp, which is the caller's.
 func TestProducerRecordsOfYesterdayAndTomorrow(t *testing.T) {
 	t.Parallel()
@@ -337,6 +356,29 @@ func TestProducerFullBufferBlocks(t *testing.T) {
 	}
 }
 
+// A partition that stands still takes most of the buffer: the others go on with the rest.
+func TestProducerOtherPartitionsGoOnInAFullBuffer(t *testing.T) {
+	t.Parallel()
+	virtual(t, func(w *world) {
+		t := w.t
+		topic := w.topic("orders", 2)
+		p := w.producer(kstage.WithTopic(topic), kstage.WithPartitioner(kgo.ManualPartitioner()), kstage.WithBuffer(1000, 1<<20))
+		to := func(partition int32) *kgo.Record { return &kgo.Record{Partition: partition, Value: []byte("v")} }
+		require.NoError(t, p.PublishBatch(t.Context(), to(0), to(1)))
+		w.fake.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: topic, Partitions: []int32{0}, Err: kerr.NotEnoughReplicas, Count: -1})
+		for range 995 {
+			p.publishAsync(to(0))
+		}
+		began := time.Now()
+		var wg sync.WaitGroup
+		for range 50 {
+			wg.Go(func() { require.NoError(t, p.Publish(t.Context(), to(1))) })
+		}
+		wg.Wait()
+		require.Less(t, time.Since(began), 20*time.Second)
+	})
+}
+
 // The wait for room is part of the delivery timeout, and Close ends it.
 func TestProducerBlockedForLong(t *testing.T) {
 	t.Parallel()
@@ -349,9 +391,10 @@ func TestProducerBlockedForLong(t *testing.T) {
 		began := time.Now()
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			err := p.Publish(t.Context(), text("k", "v")) // it gets the first's room, and as much time again at most
-			require.Error(t, err)
-			require.LessOrEqual(t, time.Since(began), 21*time.Second)
+			err := p.Publish(t.Context(), text("k", "v"))
+			require.ErrorIs(t, err, kstage.ErrBufferFull)
+			require.ErrorContains(t, err, "WithDeliveryTimeout")
+			require.Equal(t, 10*time.Second, time.Since(began))
 		})
 		require.True(t, unconfirmed(<-first))
 		wg.Wait()
