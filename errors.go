@@ -3,7 +3,9 @@ package kstage
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 )
@@ -278,3 +280,57 @@ func (e *timeoutError) Error() string {
 }
 
 func (e *timeoutError) Unwrap() []error { return []error{ErrHandlerTimeout, e.err} }
+
+// Errors of a Producer that callers compare with errors.Is.
+var (
+	// ErrBufferFull says that there was no room for a record: at once under
+	// FailWhenFull, else when the caller's context or the delivery timeout ended
+	// before there was. The record was not sent.
+	ErrBufferFull = errors.New("kstage: the producer's buffer is full")
+	// ErrClosed says that the Producer was closed. A record that gets it by itself was
+	// not sent; one that Close gave up on gets it inside an *UnconfirmedError.
+	ErrClosed = errors.New("kstage: the producer is closed")
+)
+
+// UnconfirmedError says that a record's outcome is not known: the caller's context or
+// the delivery timeout ended, or the Producer was closed, before the broker answered.
+// The record may be written already, or still be. Published again it may be written twice.
+type UnconfirmedError struct{ Err error }
+
+func (e *UnconfirmedError) Error() string {
+	return fmt.Sprintf("kstage: not confirmed, the record may still be written: %v", e.Err)
+}
+
+// Unwrap returns why nobody waits any longer.
+func (e *UnconfirmedError) Unwrap() error { return e.Err }
+
+// BatchError is returned by PublishBatch when at least one record failed. Those that
+// are not in it were acknowledged.
+type BatchError struct {
+	// Failed is why, by the record's index in the call. An *UnconfirmedError among
+	// them may still be written.
+	Failed map[int]error
+}
+
+func (e *BatchError) Error() string {
+	const most = 10
+	var b strings.Builder
+	fmt.Fprintf(&b, "kstage: %d records of the batch failed:", len(e.Failed))
+	for n, i := range slices.Sorted(maps.Keys(e.Failed)) {
+		if n == most {
+			fmt.Fprintf(&b, "\n  and %d more", len(e.Failed)-most)
+			break
+		}
+		fmt.Fprintf(&b, "\n  [%d] %v", i, e.Failed[i])
+	}
+	return b.String()
+}
+
+// Unwrap returns all of them, in the order of their indices.
+func (e *BatchError) Unwrap() []error {
+	errs := make([]error, 0, len(e.Failed))
+	for _, i := range slices.Sorted(maps.Keys(e.Failed)) {
+		errs = append(errs, e.Failed[i])
+	}
+	return errs
+}

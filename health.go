@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Health is how a Consumer is at one moment.
+// Health is how a Consumer or a Producer is at one moment.
 type Health struct {
 	// Live is false when only a restart helps: the poll loop has not turned for a
 	// minute outside a rebalance, or Run has ended with an error.
@@ -71,8 +71,8 @@ const (
 	HealthTopicMissing
 	// HealthTopicRecreated means: the topic was deleted and created again. For 5 minutes.
 	HealthTopicRecreated
-	// HealthAuthFailing means: an authorization is refused; after a minute Run ends with
-	// the error. Not ready.
+	// HealthAuthFailing means: an authorization, or a Producer's credentials, are refused. After
+	// a minute Run ends with the error; a Producer fails its records and asks on. Not ready.
 	HealthAuthFailing
 	// HealthGap means: records were deleted before they were read; Err is a *GapError. For
 	// 5 minutes.
@@ -87,7 +87,7 @@ const (
 	HealthFetchFailing
 	// HealthPaused means: Consumer.Pause was called.
 	HealthPaused
-	// HealthDraining means: Run is ending. Not ready.
+	// HealthDraining means: Run is ending, or the Producer is closing or closed. Not ready.
 	HealthDraining
 	// HealthDisconnected means: no broker can be reached. Not ready.
 	HealthDisconnected

@@ -61,10 +61,11 @@ func (NopMetrics) Durations() bool { return false }
 
 func (NopMetrics) embedNopMetrics() {}
 
-// PublishedEvent is one record of a Producer.
+// PublishedEvent is the end of one record of a Producer, whether its caller still
+// waited or not.
 type PublishedEvent struct {
 	Topic     string
-	Partition int32
+	Partition int32 // -1: it has failed
 	Err       error // nil: acknowledged
 }
 

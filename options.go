@@ -14,6 +14,7 @@ type (
 	// Option is an option of every kstage constructor.
 	Option interface {
 		ConsumerOption
+		ProducerOption
 		applyCommon(*commonConfig)
 	}
 	// ConsumerOption is an option of NewConsumer. A later option replaces an
@@ -27,6 +28,7 @@ type commonOption func(*commonConfig)
 
 func (f commonOption) applyCommon(c *commonConfig)     { f(c) }
 func (f commonOption) applyConsumer(c *consumerConfig) { f(&c.commonConfig) }
+func (f commonOption) applyProducer(c *producerConfig) { f(&c.commonConfig) }
 
 type consumerOption func(*consumerConfig)
 
@@ -90,7 +92,8 @@ func WithLogger(l *zap.Logger) Option {
 }
 
 // WithLogFields adds fields to the log lines about a record, taken from the
-// context that handlers are given: Run's values are in it, a middleware's are not.
+// context that handlers are given (Run's values are in it, a middleware's are not)
+// and, by a Producer, from the one that Publish was called with.
 // It is called only for lines that are written, by many goroutines at once; where
 // it panics, the line is written without. Nil and the default: none.
 func WithLogFields(f func(context.Context) []zap.Field) Option {
@@ -132,9 +135,11 @@ const (
 // rack, metadata age. It is called once for each client; a hook that must not be
 // on two clients (kprom's) has to be made anew for each. kstage's own options
 // are applied after and win: brokers, group, topics, balancing callbacks,
-// commits, offsets, isolation, acks, partitioner. Three cannot be taken back: give
-// options of consumers to RoleMain and RoleRetry alone, no mechanism by kgo.SASL
-// (see WithSASL), and no transactional id.
+// commits, offsets, isolation, acks, partitioner, buffers, timeouts. Some cannot be
+// taken back: give options of consumers to RoleMain and RoleRetry alone, no mechanism
+// by kgo.SASL (see WithSASL), and no transactional id; to RoleProducer neither
+// kgo.ManualFlushing nor kgo.DisableIdempotentWrite (NewProducer refuses these).
+// A hook that panics while a Producer takes a record makes that record fail.
 func WithClientOptions(f func(role ClientRole) []kgo.Opt) Option {
 	return commonOption(func(c *commonConfig) { c.extraOptions = f })
 }

@@ -1,0 +1,131 @@
+package kstage
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.uber.org/zap"
+)
+
+// NewUUIDs makes message ids.
+func NewUUIDs() func() []byte { return newUUIDs().next }
+
+// GuardedPartitioner is what the client gets of a user's.
+func GuardedPartitioner(p kgo.Partitioner) kgo.Partitioner {
+	return &guardedPartitioner{p: p, guard: &guard{log: zap.NewNop(), board: newHealthBoard(nil)}}
+}
+
+// Idempotent says what becomes of the options.
+func Idempotent(opts ...ProducerOption) (bool, error) {
+	c, err := newProducerConfig(opts)
+	return c.idempotent, err
+}
+
+// ProducerDefaults are the defaults of a Producer's options, as README.md's table says them.
+func ProducerDefaults() map[string]string {
+	c := defaultProducerConfig()
+	say := func(when bool, text string) string {
+		if when {
+			return text
+		}
+		return "something else"
+	}
+	snappy := slices.Equal(c.compression, []kgo.CompressionCodec{kgo.SnappyCompression(), kgo.NoCompression()})
+	return map[string]string{
+		"WithTopic":           say(c.topic == "", "none"),
+		"WithAcks":            say(c.acks == AcksAll, "`AcksAll`"),
+		"WithIdempotence":     say(c.idempotent, "on"),
+		"WithRetries":         say(c.retries == math.MaxInt, "unlimited"),
+		"WithRetryBackoff":    fmt.Sprintf("from %v to %v, full jitter", c.retryBackoff.Min, c.retryBackoff.Max),
+		"WithDeliveryTimeout": fmt.Sprint(c.deliveryTimeout),
+		"WithLinger":          fmt.Sprint(c.linger),
+		"WithCompression":     say(snappy, "snappy, none"),
+		"WithPartitioner":     say(c.partitioner == nil, "by key"),
+		"WithBuffer":          fmt.Sprintf("%d records, %d MiB", c.bufferRecords, c.bufferBytes>>20),
+		"WithBufferFull":      say(c.bufferFull == BlockWhenFull, "`BlockWhenFull`"),
+		"WithMessageIDs":      say(c.ownIDs, "UUIDv7"),
+	}
+}
+
+// Room is a room, for a test alone.
+type Room struct {
+	r      room
+	waits  []*roomWaiter
+	Pauses int // how often somebody was to be let in later
+}
+
+// NewRoom makes one.
+func NewRoom(records int, bytes int64) *Room {
+	return &Room{r: room{mostRecords: records, mostBytes: bytes, pause: time.AfterFunc(time.Hour, func() {})}}
+}
+
+// Take takes room.
+func (r *Room) Take(size int64) bool { return r.r.take(size) }
+
+// Give gives room back.
+func (r *Room) Give(size int64) { r.r.give(size, func() {}) }
+
+// Admit is the end of the pause.
+func (r *Room) Admit() { r.r.admit() }
+
+// Used is what is taken.
+func (r *Room) Used() (records int, bytes int64) { return r.r.records, r.r.bytes }
+
+// Wait queues up and returns the number of the one who waits.
+func (r *Room) Wait(size int64) int {
+	r.waits = append(r.waits, r.r.wait(size))
+	return len(r.waits) - 1
+}
+
+// Leave ends a wait; true: it had got room.
+func (r *Room) Leave(i int) bool { return r.r.leave(r.waits[i]) }
+
+// In says who was let in.
+func (r *Room) In() (is []int) {
+	for i, w := range r.waits {
+		select {
+		case <-w.in:
+			is = append(is, i)
+		default:
+		}
+	}
+	return is
+}
+
+// LeftRoom has many wait for the room of one record, which comes free at the moment
+// they lose patience, and returns what is still taken in the end.
+func LeftRoom(t *testing.T, rounds int) (records int) {
+	t.Helper()
+	c := defaultProducerConfig()
+	c.bufferRecords = 1
+	nobody, none := context.WithCancel(t.Context())
+	defer none()
+
+	l := newLedger(&c, &line{}, func() *term { return &term{ctx: nobody, cancel: func() {}} })
+	for range rounds {
+		first := &pending{size: 1}
+		if err := l.accept(nobody, first); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(nobody)
+		second, accepted := &pending{size: 1}, make(chan error)
+		go func() { accepted <- l.accept(ctx, second) }()
+		for waits := false; !waits; {
+			l.mu.Lock()
+			waits = len(l.room.queue) > 0
+			l.mu.Unlock()
+		}
+		go cancel()
+		l.finish(first, true)
+		if err := <-accepted; err == nil {
+			l.finish(second, true)
+		}
+		cancel()
+	}
+	return l.room.records
+}

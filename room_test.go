@@ -1,0 +1,57 @@
+package kstage_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kstage/kstage"
+)
+
+func TestProducerRoomIsGivenInOrder(t *testing.T) {
+	t.Parallel()
+	r := kstage.NewRoom(100, 100)
+	require.True(t, r.Take(60))
+	require.False(t, r.Take(50))
+	big, small := r.Wait(50), r.Wait(10)
+	require.False(t, r.Take(10), "it fits, but others were before it")
+	r.Give(60)
+	require.Equal(t, []int{big, small}, r.In())
+	require.True(t, r.Take(40))
+	records, bytes := r.Used()
+	require.Equal(t, 3, records)
+	require.EqualValues(t, 100, bytes)
+}
+
+// Room that comes free bit by bit is not given away bit by bit.
+func TestProducerRoomIsCollected(t *testing.T) {
+	t.Parallel()
+	r := kstage.NewRoom(160, 1000)
+	for range 160 {
+		require.True(t, r.Take(1))
+	}
+	for range 20 {
+		r.Wait(1)
+	}
+	for range 10 {
+		r.Give(1)
+	}
+	require.Empty(t, r.In(), "less than a sixteenth")
+	r.Give(1)
+	require.Len(t, r.In(), 11)
+	r.Give(1)
+	require.Len(t, r.In(), 11)
+	r.Admit()
+	require.Len(t, r.In(), 12, "the pause is over")
+}
+
+func TestProducerRoomOfOneWhoLeaves(t *testing.T) {
+	t.Parallel()
+	r := kstage.NewRoom(10, 100)
+	require.True(t, r.Take(60))
+	big, small := r.Wait(50), r.Wait(10)
+	require.False(t, r.Leave(big), "it has got nothing")
+	require.Equal(t, []int{small}, r.In(), "who is behind it may fit")
+	require.True(t, r.Leave(small), "it has got room, and gives it back")
+	require.Zero(t, kstage.LeftRoom(t, 2000))
+}
