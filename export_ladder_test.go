@@ -90,7 +90,7 @@ func told(v verdict) LadderVerdict {
 
 // Line is a line of records that wait; it gives each an offset, from 0 on.
 type Line struct {
-	l    line
+	l    dueLine
 	next int64
 }
 

@@ -37,7 +37,7 @@ type window struct {
 
 	mu        sync.Mutex // guards everything below; never held over I/O or user code
 	tracker   offsets.Tracker
-	line      line               // of a retry partition
+	line      dueLine            // of a retry partition
 	dead      bool               // forgotten: nothing is committed for it any more
 	expected  int64              // the next offset; -1: not known yet
 	logEnd    int64              // high watermark of the last fetch
