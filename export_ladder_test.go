@@ -66,7 +66,7 @@ func (c *LadderCase) policy() *policy {
 
 // JudgeLadder calls judge.
 func JudgeLadder(c LadderCase) LadderVerdict {
-	return told(judge(c.policy(), attempt{
+	return toldOf(judge(c.policy(), attempt{
 		stage: c.Stage, number: c.Attempt, retries: c.Retries, blocked: c.Blocked, cancelled: c.Cancelled, firstFailedAt: c.FirstFailedAt, now: c.Now,
 	}, c.Err))
 }
@@ -77,10 +77,10 @@ func Await(c LadderCase) LadderVerdict {
 	if !c.Main {
 		f.retry = &retryFacts{notBefore: c.NotBefore, foreign: c.Foreign}
 	}
-	return told(await(c.policy(), f, c.Now))
+	return toldOf(await(c.policy(), f, c.Now))
 }
 
-func told(v verdict) LadderVerdict {
+func toldOf(v verdict) LadderVerdict {
 	names := map[verdictKind]string{
 		finished: VerdictFinished, skipped: VerdictSkipped, retryHere: VerdictRetry, retryLater: VerdictLater, hopped: VerdictHopped,
 		foreign: VerdictForeign, dead: VerdictDead, released: VerdictReleased, handleNow: VerdictHandleNow,
@@ -90,7 +90,7 @@ func told(v verdict) LadderVerdict {
 
 // Line is a line of records that wait; it gives each an offset, from 0 on.
 type Line struct {
-	l    line
+	l    dueLine
 	next int64
 }
 

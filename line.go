@@ -10,10 +10,10 @@ const (
 	longestSleep = 10 * time.Second
 )
 
-// line is the records of a retry partition that wait to be due, in offset order: a
+// dueLine is the records of a retry partition that wait to be due, in offset order: a
 // stage's delay is constant, so nearly always the order of being due, too. One that
 // is due waits for those before it. Guarded by window.mu.
-type line struct {
+type dueLine struct {
 	batches []*batch
 	next    int         // first waiting record of the first batch
 	timer   *time.Timer // of what comes next; nil until the first
@@ -21,7 +21,7 @@ type line struct {
 }
 
 // advance gives what is due by now to start, batch by batch.
-func (l *line) advance(now time.Time, start func(b *batch, from, end int)) {
+func (l *dueLine) advance(now time.Time, start func(b *batch, from, end int)) {
 	for len(l.batches) > 0 {
 		b, from := l.batches[0], l.next
 		for l.next < len(b.facts) && !now.Before(b.due(l.next)) {
@@ -39,7 +39,7 @@ func (l *line) advance(now time.Time, start func(b *batch, from, end int)) {
 }
 
 // len counts the waiting records.
-func (l *line) len() (n int) {
+func (l *dueLine) len() (n int) {
 	for _, b := range l.batches {
 		n += len(b.facts)
 	}
@@ -47,7 +47,7 @@ func (l *line) len() (n int) {
 }
 
 // head is the first waiting record's due time and offset; false where none waits.
-func (l *line) head() (due time.Time, offset int64, ok bool) {
+func (l *dueLine) head() (due time.Time, offset int64, ok bool) {
 	if len(l.batches) == 0 {
 		return time.Time{}, 0, false
 	}
@@ -57,7 +57,7 @@ func (l *line) head() (due time.Time, offset int64, ok bool) {
 
 // far says that even the last waiting record is not due for so long that more need
 // not be fetched, and when that changes.
-func (l *line) far(now time.Time) (until time.Time, far bool) {
+func (l *dueLine) far(now time.Time) (until time.Time, far bool) {
 	if len(l.batches) == 0 {
 		return time.Time{}, false
 	}
@@ -68,7 +68,7 @@ func (l *line) far(now time.Time) (until time.Time, far bool) {
 
 // watch sets the timer for what comes next: a record that is due, or the time to
 // fetch more. wake is called by it.
-func (l *line) watch(now time.Time, wake func()) {
+func (l *dueLine) watch(now time.Time, wake func()) {
 	due, _, waiting := l.head()
 	if !waiting || l.closed {
 		return
@@ -85,7 +85,7 @@ func (l *line) watch(now time.Time, wake func()) {
 }
 
 // close ends the timer for good.
-func (l *line) close() {
+func (l *dueLine) close() {
 	l.closed = true
 	if l.timer != nil {
 		l.timer.Stop()

@@ -37,7 +37,7 @@ type window struct {
 
 	mu        sync.Mutex // guards everything below; never held over I/O or user code
 	tracker   offsets.Tracker
-	line      line               // of a retry partition
+	line      dueLine            // of a retry partition
 	claims    map[int64]*lent    // by offset: of records whose handler runs, will run again, or whose copy leaves; nil: none yet
 	dead      bool               // forgotten: nothing is committed for it any more
 	expected  int64              // the next offset; -1: not known yet
