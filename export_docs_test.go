@@ -1,6 +1,9 @@
 package kstage
 
-import "fmt"
+import (
+	"fmt"
+	"maps"
+)
 
 // Defaults are the defaults of all options that have one, as README.md's table says them.
 func Defaults() map[string]string {
@@ -11,7 +14,7 @@ func Defaults() map[string]string {
 		}
 		return "set"
 	}
-	return map[string]string{
+	m := map[string]string{
 		"WithWorkers":           fmt.Sprint(c.workers),
 		"WithOrdering":          map[Ordering]string{ByKey: "`ByKey`"}[c.ordering],
 		"WithRetryStages":       none(len(c.delays) == 0),
@@ -24,6 +27,8 @@ func Defaults() map[string]string {
 		"WithStuckAfter":        fmt.Sprint(c.stuckAfter),
 		"WithDLQ":               map[DeadPolicy]string{0: "on, `<group>-dlq`, no stack"}[c.dead],
 		"DLQOversize":           map[Oversize]string{OversizeBlock: "`OversizeBlock`"}[c.dlqOversize],
+		"WithDedupe":            map[bool]string{true: fmt.Sprintf("none; lease %v", defaultLease)}[c.dedupe == nil],
+		"WithMessageID":         none(c.messageID == nil),
 		"WithStartOffset":       map[StartOffset]string{Earliest: "`Earliest`"}[c.startOffset],
 		"WithIsolation":         map[Isolation]string{ReadCommitted: "`ReadCommitted`"}[c.isolation],
 		"WithOnGap":             map[GapPolicy]string{ContinueOnGap: "`ContinueOnGap`"}[c.onGap],
@@ -38,4 +43,6 @@ func Defaults() map[string]string {
 		"WithStartTimeout":    none(c.startTimeout == 0),
 		"WithClientID":        fmt.Sprintf("`%s`", c.clientID),
 	}
+	maps.Copy(m, ProducerDefaults())
+	return m
 }

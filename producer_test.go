@@ -654,12 +654,3 @@ func TestProducerIdempotenceRules(t *testing.T) {
 		require.Equal(t, tt.want, idempotent, "%d", len(tt.opts))
 	}
 }
-
-func TestProducerDefaults(t *testing.T) {
-	t.Parallel()
-	require.Equal(t, map[string]string{
-		"WithTopic": "none", "WithAcks": "`AcksAll`", "WithIdempotence": "on", "WithRetries": "unlimited", "WithRetryBackoff": "from 250ms to 2.5s, full jitter",
-		"WithDeliveryTimeout": "30s", "WithLinger": "0s", "WithCompression": "snappy, none", "WithPartitioner": "by key",
-		"WithBuffer": "50000 records, 64 MiB", "WithBufferFull": "`BlockWhenFull`", "WithMessageIDs": "UUIDv7",
-	}, kstage.ProducerDefaults())
-}

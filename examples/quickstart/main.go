@@ -68,7 +68,7 @@ func run(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	defer client.Close()
-	if err := publish(ctx, client, out); err != nil {
+	if err := publish(ctx, brokers, out); err != nil {
 		return err
 	}
 
@@ -115,10 +115,15 @@ func brokers(out io.Writer) (addrs []string, stop func(), err error) {
 	return cluster.ListenAddrs(), cluster.Close, nil
 }
 
-func publish(ctx context.Context, client *kgo.Client, out io.Writer) error {
+func publish(ctx context.Context, brokers []string, out io.Writer) (err error) {
+	producer, err := kstage.NewProducer(kstage.WithBrokers(brokers...), kstage.WithTopic(topic))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, producer.Close(ctx)) }()
 	for n := 1; n <= orders; n++ {
-		r := &kgo.Record{Topic: topic, Key: fmt.Appendf(nil, "order-%d", n), Value: fmt.Appendf(nil, `{"order":%d,"amount":%d}`, n, 10*n)}
-		if err := client.ProduceSync(ctx, r).FirstErr(); err != nil {
+		r := &kgo.Record{Key: fmt.Appendf(nil, "order-%d", n), Value: fmt.Appendf(nil, `{"order":%d,"amount":%d}`, n, 10*n)}
+		if err := producer.Publish(ctx, r); err != nil {
 			return fmt.Errorf("publish: %w", err)
 		}
 	}
