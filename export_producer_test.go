@@ -12,8 +12,14 @@ import (
 	"go.uber.org/zap"
 )
 
-// NewUUIDs makes message ids.
-func NewUUIDs() func() []byte { return newUUIDs().next }
+// AppendUUID is a message id's text.
+var AppendUUID = appendUUID
+
+// NewIDs makes message ids as a Producer does.
+func NewIDs() func([]byte, time.Time) []byte {
+	c := defaultProducerConfig()
+	return c.newID()
+}
 
 // GuardedPartitioner is what the client gets of a user's.
 func GuardedPartitioner(p kgo.Partitioner) kgo.Partitioner {

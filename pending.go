@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 )
@@ -43,18 +44,19 @@ func (pd *pending) claim() (mine, waits bool) {
 func (pd *pending) leave() bool { return pd.state.CompareAndSwap(asked, left) }
 
 // setHeaders gives the copy headers of its own, and a message id where there is none.
-func (pd *pending) setHeaders(r *kgo.Record, newID func() []byte) {
-	if newID == nil {
+func (pd *pending) setHeaders(r *kgo.Record, newID func([]byte, time.Time) []byte, now time.Time) {
+	_, set := Message{Record: r}.Header(headerMessageID)
+	if set || newID == nil {
 		pd.record.Headers = slices.Clone(r.Headers)
 		return
 	}
-	_, set := Message{Record: r}.Header(headerMessageID)
-	own := make([]kgo.RecordHeader, len(r.Headers), len(r.Headers)+1)
-	copy(own, r.Headers)
-	if !set {
-		if id := newID(); len(id) > 0 {
-			own = append(own, kgo.RecordHeader{Key: headerMessageID, Value: id})
-		}
+	mine := &idHeader{}
+	own := mine.header[:0]
+	if len(r.Headers) > 0 {
+		own = append(make([]kgo.RecordHeader, 0, len(r.Headers)+1), r.Headers...)
+	}
+	if id := newID(mine.text[:0], now); len(id) > 0 {
+		own = append(own, kgo.RecordHeader{Key: headerMessageID, Value: id})
 	}
 	pd.record.Headers = own
 }

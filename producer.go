@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 )
@@ -16,7 +17,7 @@ type Producer struct {
 	guard       *guard
 	log         *recordLog
 	metrics     MetricsCollector
-	newID       func() []byte // nil: no message ids are added
+	newID       func([]byte, time.Time) []byte // nil: no message ids are added
 	connections *connections
 	ledger      *ledger
 

@@ -4,13 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -180,9 +181,7 @@ func TestProducerMessageIDs(t *testing.T) {
 	first, second := id(p, plain()), id(p, plain(kgo.RecordHeader{Key: "other"}))
 	require.Len(t, first, 1)
 	require.Len(t, second, 1)
-	u, err := uuid.Parse(first[0])
-	require.NoError(t, err)
-	require.EqualValues(t, 7, u.Version())
+	require.Regexp(t, uuid7, first[0])
 	require.Less(t, first[0], second[0], "they sort by time")
 	require.Equal(t, []string{"mine"}, id(p, plain(kgo.RecordHeader{Key: "message-id", Value: []byte("mine")})))
 	require.Equal(t, []string{""}, id(p, plain(kgo.RecordHeader{Key: "message-id"})), "set to nothing is set")
@@ -191,16 +190,31 @@ func TestProducerMessageIDs(t *testing.T) {
 	require.Equal(t, []string{"seven"}, id(w.producer(kstage.WithMessageIDs(func() string { return "seven" })), plain()))
 }
 
+var uuid7 = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`)
+
+func TestProducerUUIDs(t *testing.T) {
+	t.Parallel()
+	at := time.UnixMilli(0x0123456789ab).Add(999_999)
+	text := func(at time.Time, random uint64) string { return string(kstage.AppendUUID(nil, at, random)) }
+	require.Equal(t, "01234567-89ab-7f42-bfff-ffffffffffff", text(at, math.MaxUint64))
+	require.Equal(t, "01234567-89ab-7f42-8000-000000000000", text(at, 0))
+	require.Equal(t, "01234567-89ab-7f42-9234-56789abcdef0", text(at, 0x123456789abcdef0))
+	for _, step := range []time.Duration{256, time.Microsecond, time.Millisecond, time.Hour, 10_000 * time.Hour} {
+		require.Less(t, text(at, math.MaxUint64), text(at.Add(step), 0), "they sort by time: %v", step)
+	}
+	require.Equal(t, "id=01234567", string(kstage.AppendUUID([]byte("id="), at, 0))[:11])
+}
+
 func TestProducerMessageIDsAreAllDifferent(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
 	seen := map[string]bool{}
-	next := kstage.NewUUIDs()
+	newID, now := kstage.NewIDs(), time.Now()
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
 			for range 1000 {
-				id := next()
+				id := newID(nil, now)
 				mu.Lock()
 				seen[string(id)] = true
 				mu.Unlock()

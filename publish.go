@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -53,10 +54,14 @@ func (p *Producer) prepare(ctx context.Context, r *kgo.Record, done func(*kgo.Re
 	if topic == "" {
 		return nil, errTopicless
 	}
+	now := time.Now() // the client's own reading for the timestamp is spared by ours
 	pd := &pending{caller: r, done: done, ctx: ctx, record: kgo.Record{
 		Topic: topic, Partition: r.Partition, Key: r.Key, Value: r.Value, Timestamp: r.Timestamp, Context: endless(ctx, r),
 	}}
-	if err := p.setHeaders(pd, r); err != nil {
+	if r.Timestamp.IsZero() {
+		pd.record.Timestamp = now
+	}
+	if err := p.setHeaders(pd, r, now); err != nil {
 		return nil, err
 	}
 	pd.size = recordSize(&pd.record)
@@ -77,10 +82,10 @@ func endless(ctx context.Context, r *kgo.Record) context.Context {
 
 // setHeaders turns a panic of WithMessageIDs into an error: another id would not be the
 // application's.
-func (p *Producer) setHeaders(pd *pending, r *kgo.Record) (err error) {
+func (p *Producer) setHeaders(pd *pending, r *kgo.Record, now time.Time) (err error) {
 	err = errMessageIDs
 	defer p.guard.caught("WithMessageIDs")
-	pd.setHeaders(r, p.newID)
+	pd.setHeaders(r, p.newID, now)
 	return nil
 }
 

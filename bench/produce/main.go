@@ -37,6 +37,7 @@ var (
 	seconds = flag.Int("seconds", 3, "of one run, after one second of warm-up")
 	value   = flag.Int("value", 100, "bytes of a value")
 	codec   = flag.String("codec", "snappy", "compression: snappy or none")
+	linger  = flag.Duration("linger", 0, "of all sides; the client's own default is 10ms")
 	ballast = flag.Int("ballast", 64, "MiB of live heap in each run, so that all collect garbage equally often")
 	profile = flag.String("profile", "", "file for the CPU profile of a child")
 )
@@ -143,7 +144,7 @@ func spread(vs []float64) (low, mid, high float64) {
 // child is this program in another role.
 func child(role, addr string) *exec.Cmd {
 	cmd := exec.Command(os.Args[0], "-role", role, "-addr", addr, "-seconds", strconv.Itoa(*seconds), "-value", strconv.Itoa(*value),
-		"-codec", *codec, "-ballast", strconv.Itoa(*ballast), "-profile", *profile)
+		"-codec", *codec, "-linger", linger.String(), "-ballast", strconv.Itoa(*ballast), "-profile", *profile)
 	cmd.Stderr = os.Stderr
 	return cmd
 }

@@ -46,10 +46,10 @@ func produce(role string) error {
 	go publishAll(ctx, p)
 	<-time.After(time.Second)
 	r, err := measure()
+	cancel()
 	if err != nil {
 		return err
 	}
-	cancel()
 	if n := failed.Load(); n > 0 {
 		return fmt.Errorf("%d records failed", n)
 	}
@@ -87,7 +87,7 @@ func compression() kgo.CompressionCodec {
 
 // startRaw is a client with the same settings.
 func startRaw(ctx context.Context) (publisher, error) {
-	cl, err := kgo.NewClient(kgo.SeedBrokers(*addr), kgo.ProducerLinger(0), kgo.ProducerBatchCompression(compression()))
+	cl, err := kgo.NewClient(kgo.SeedBrokers(*addr), kgo.ProducerLinger(*linger), kgo.ProducerBatchCompression(compression()))
 	if err != nil {
 		return publisher{}, err
 	}
@@ -97,7 +97,7 @@ func startRaw(ctx context.Context) (publisher, error) {
 
 // startKstage is a Producer as people run it, counters on.
 func startKstage(ctx context.Context, ids bool) (publisher, error) {
-	opts := []kstage.ProducerOption{kstage.WithBrokers(*addr), kstage.WithMetrics(&kstage.Counters{}), kstage.WithCompression(compression())}
+	opts := []kstage.ProducerOption{kstage.WithBrokers(*addr), kstage.WithMetrics(&kstage.Counters{}), kstage.WithCompression(compression()), kstage.WithLinger(*linger)}
 	if !ids {
 		opts = append(opts, kstage.WithMessageIDs(nil))
 	}
