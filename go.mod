@@ -3,7 +3,6 @@ module github.com/kstage/kstage
 go 1.26.0
 
 require (
-	github.com/google/uuid v1.6.0
 	github.com/stretchr/testify v1.12.1
 	github.com/twmb/franz-go v1.22.2
 	github.com/twmb/franz-go/pkg/kadm v1.19.0
