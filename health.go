@@ -77,8 +77,8 @@ const (
 	// HealthGap means: records were deleted before they were read; Err is a *GapError. For
 	// 5 minutes.
 	HealthGap
-	// HealthOversize means: a record is too large for its dead-letter topic and stays
-	// unfinished. Not ready.
+	// HealthOversize means: a record is too large for its dead-letter topic, or for its
+	// retry topic where there is no dead-letter topic, and stays unfinished. Not ready.
 	HealthOversize
 	// HealthForeignRecords means: a retry topic holds records of another group, which
 	// are passed over. For 5 minutes.
