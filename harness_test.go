@@ -121,10 +121,17 @@ func record(topic string, partition int32, key, value string) *kgo.Record {
 	return &kgo.Record{Topic: topic, Partition: partition, Key: []byte(key), Value: []byte(value)}
 }
 
-// produce writes records and waits for their acknowledgements.
+// produce publishes records to the partitions they name, without ids, and waits for
+// their acknowledgements. Each time by a new producer: a topic may have been created
+// again since.
 func (w *world) produce(rs ...*kgo.Record) {
 	w.t.Helper()
-	require.NoError(w.t, w.cl.ProduceSync(w.t.Context(), rs...).FirstErr())
+	p, err := kstage.NewProducer(kstage.WithBrokers(w.brokers...), kstage.WithPartitioner(kgo.ManualPartitioner()),
+		kstage.WithMessageIDs(nil),
+		kstage.WithClientOptions(func(kstage.ClientRole) []kgo.Opt { return w.reach }))
+	require.NoError(w.t, err)
+	require.NoError(w.t, p.PublishBatch(w.t.Context(), rs...))
+	require.NoError(w.t, p.Close(w.t.Context()))
 }
 
 // fill writes n records to a partition: key k<i mod keys>, value <i>.

@@ -535,3 +535,43 @@ func TestDedupeALateHandlerKeepsNothing(t *testing.T) {
 		m.assertIdentity()
 	})
 }
+
+// A claim that could not be renewed for its whole lease is taken anew before the next
+// call: somebody else may have had the key meanwhile.
+func TestDedupeAClaimThatRanOutIsTakenAnew(t *testing.T) {
+	t.Parallel()
+	for name, fails := range map[string]bool{"renewed": false, "not renewed": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			virtual(t, func(w *world) {
+				topic, opts := w.ladder(1)
+				store := newFickle()
+				if fails {
+					store.set(refusing("extend"))
+				}
+				w.produce(identified(topic, "k", "a"))
+				m := w.start(func(_ context.Context, m kstage.Message) error {
+					if m.Attempt() == 1 {
+						return kstage.RetryAfter(errTest, time.Minute)
+					}
+					return nil
+				}, append(opts, kstage.WithDedupe(store, kstage.DedupeLease(6*time.Second)))...)
+				w.eventually(func() bool { return m.counts.Snapshot().Processed == 1 })
+				claims := map[bool]int{false: 1, true: 2}[fails]
+				require.Equal(w.t, claims, store.count("claim"))
+				require.GreaterOrEqual(w.t, store.count("extend"), 25)
+				require.NoError(w.t, m.stop())
+				m.assertIdentity()
+			})
+		})
+	}
+}
+
+// Mistakes of the options are told by name.
+func TestDedupeOptionMistakes(t *testing.T) {
+	t.Parallel()
+	_, err := kstage.NewConsumer(kstage.HandlerFunc(func(context.Context, kstage.Message) error { return nil }),
+		kstage.WithBrokers("localhost:9092"), kstage.WithGroup("g"), kstage.WithTopics("orders"),
+		kstage.WithDedupe((*kstage.MemoryDedupeStore)(nil), kstage.DedupeLease(time.Millisecond)))
+	require.EqualError(t, err, "kstage: WithDedupe: the store is a nil *kstage.MemoryDedupeStore\nkstage: DedupeLease(1ms): at least 1s")
+}
