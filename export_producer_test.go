@@ -58,6 +58,9 @@ func ProducerDefaults() map[string]string {
 	}
 }
 
+// RefuseUnseen is a refusal that nobody has acted on yet.
+func RefuseUnseen(p *Producer, err error) { p.ledger.refuse(p.ledger.now(), err) }
+
 // Room is a room, for a test alone.
 type Room struct {
 	r      room

@@ -101,6 +101,24 @@ func TestProducerCloseWithAWrongPassword(t *testing.T) {
 	})
 }
 
+// The refusal has come, and nobody has closed the client yet.
+func TestProducerCloseAtTheMomentOfARefusal(t *testing.T) {
+	t.Parallel()
+	virtual(t, func(w *world) {
+		t := w.t
+		topic := w.topic("orders", 1)
+		p := w.producer(kstage.WithTopic(topic))
+		require.NoError(t, p.Publish(t.Context(), text("k", "v")))
+		w.silence(topic)
+		answer := p.publishAsync(text("k", "v"))
+		after(time.Second)
+		kstage.RefuseUnseen(p.Producer, kerr.ClusterAuthorizationFailed)
+		require.ErrorIs(t, p.Publish(t.Context(), text("k", "v")), kerr.ClusterAuthorizationFailed)
+		require.Error(t, p.end())
+		require.ErrorIs(t, <-answer, kstage.ErrClosed)
+	})
+}
+
 func TestProducerUnknownTopic(t *testing.T) {
 	t.Parallel()
 	virtual(t, func(w *world) {

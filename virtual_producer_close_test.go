@@ -227,22 +227,25 @@ type slowHook struct{}
 // OnProduceRecordBuffered implements kgo.HookProduceRecordBuffered.
 func (slowHook) OnProduceRecordBuffered(*kgo.Record) { after(10 * time.Second) }
 
-// A client that is closed meanwhile would never answer the record.
+// A client that is closed meanwhile would never answer the record, every other time.
 func TestProducerCloseWhileTheClientIsGivenARecord(t *testing.T) {
 	t.Parallel()
 	wired(t, nil, func(w *world, n *wires) {
 		t := w.t
-		p := w.producer(kstage.WithTopic(w.topic("orders", 1)), through(n, kgo.WithHooks(slowHook{})))
-		require.NoError(t, p.Publish(t.Context(), text("k", "v")))
-		var answer <-chan error
-		var wg sync.WaitGroup
-		wg.Go(func() { answer = p.publishAsync(text("k", "v")) })
-		after(time.Second)
-		began := time.Now()
-		require.ErrorIs(t, p.end(), kstage.ErrClosed)
-		require.Equal(t, 9*time.Second, time.Since(began).Truncate(time.Second))
-		wg.Wait()
-		require.True(t, unconfirmed(<-answer))
+		topic := w.topic("orders", 1)
+		for range 20 {
+			p := w.producer(kstage.WithTopic(topic), through(n, kgo.WithHooks(slowHook{})))
+			require.NoError(t, p.Publish(t.Context(), text("k", "v")))
+			var answer <-chan error
+			var wg sync.WaitGroup
+			wg.Go(func() { answer = p.publishAsync(text("k", "v")) })
+			after(time.Second)
+			began := time.Now()
+			require.ErrorIs(t, p.end(), kstage.ErrClosed)
+			require.Equal(t, 9*time.Second, time.Since(began).Truncate(time.Second))
+			wg.Wait()
+			require.True(t, unconfirmed(<-answer))
+		}
 	})
 }
 
@@ -293,6 +296,21 @@ func TestProducerFlushWhileOthersPublish(t *testing.T) {
 		require.NoError(t, p.Flush(t.Context()), "what has failed is told of, too")
 		require.Less(t, time.Since(began), 31*time.Second)
 		require.Error(t, <-late)
+	})
+}
+
+func TestProducerFlushWaitsForDone(t *testing.T) {
+	t.Parallel()
+	virtual(t, func(w *world) {
+		t := w.t
+		p := w.producer(kstage.WithTopic(w.topic("orders", 1)))
+		var told atomic.Bool
+		p.PublishAsync(t.Context(), text("k", "v"), func(*kgo.Record, error) {
+			after(time.Second) // which it should not
+			told.Store(true)
+		})
+		require.NoError(t, p.Flush(t.Context()))
+		require.True(t, told.Load())
 	})
 }
 
