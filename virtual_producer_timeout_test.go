@@ -332,23 +332,18 @@ func TestProducerFullBufferBlocks(t *testing.T) {
 				require.False(t, unconfirmed(err), "it was not sent")
 				require.Equal(t, time.Second, time.Since(began))
 
-				var order []int
-				var mu sync.Mutex
+				rs := []*kgo.Record{ten(), ten(), ten(), ten(), ten()}
 				var wg sync.WaitGroup
-				for i := range 5 {
-					wg.Go(func() {
-						require.NoError(t, p.Publish(t.Context(), ten()))
-						mu.Lock()
-						defer mu.Unlock()
-						order = append(order, i)
-					})
+				for _, r := range rs {
+					wg.Go(func() { require.NoError(t, p.Publish(t.Context(), r)) })
 					after(time.Second)
 				}
-				require.Empty(t, order)
 				lift()
 				require.NoError(t, <-first)
 				wg.Wait()
-				require.Equal(t, []int{0, 1, 2, 3, 4}, order, "who waits longest comes first")
+				for i, r := range rs {
+					require.EqualValues(t, 1+i, r.Offset, "who waits longest comes first")
+				}
 				require.Len(t, w.all(topic), 6)
 				p.requireCounts(6, 1)
 			})
