@@ -134,7 +134,8 @@ func (c *Consumer) run(ctx context.Context) error {
 	}
 	defer c.handOff.close()
 	adm := topicAdmin{c.handOff.client}
-	if err := c.prepare(running, adm); err != nil {
+	seen, err := c.prepare(running, adm)
+	if err != nil {
 		return c.failed.or(endedBy(running, err))
 	}
 	for _, in := range c.intakes() {
@@ -143,7 +144,7 @@ func (c *Consumer) run(ctx context.Context) error {
 			return err
 		}
 	}
-	return c.failed.or(c.serve(running, adm))
+	return c.failed.or(c.serve(running, adm, seen))
 }
 
 // disconnect ends the clients of a Run that does not begin.
@@ -169,11 +170,11 @@ func endedBy(ctx context.Context, err error) error {
 }
 
 // serve runs the loops until ctx is done, then shuts down.
-func (c *Consumer) serve(ctx context.Context, adm topicAdmin) error {
+func (c *Consumer) serve(ctx context.Context, adm topicAdmin, seen *sight) error {
 	base := context.WithoutCancel(ctx)
 	loops, stopLoops := context.WithCancel(base)
 	defer stopLoops()
-	watcher := newTopicWatcher(c, adm)
+	watcher := newTopicWatcher(c, adm, seen)
 	var running sync.WaitGroup
 	running.Go(func() { watcher.watch(loops) })
 	if c.claims != nil {

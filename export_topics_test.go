@@ -91,7 +91,7 @@ func Explain(err error, grant string) error { return explain(err, grant) }
 
 // Replaced returns of ids, seen one after the other for one topic, which are a new topic.
 func Replaced(ids ...byte) (replaced []bool) {
-	t := newTopicWatcher(&Consumer{}, topicAdmin{}).ids
+	t := newTopicWatcher(&Consumer{}, topicAdmin{}, &sight{}).ids
 	for _, id := range ids {
 		replaced = append(replaced, t.replaced("orders", [16]byte{id}))
 	}

@@ -28,18 +28,19 @@ type start struct {
 	began    time.Time
 	failures int       // tries in a row that no broker answered
 	missing  time.Time // since when topics have been seen to be missing; zero: none are
+	seen     *sight    // the last look's
 }
 
-// prepare returns nil when the group may be joined.
-func (c *Consumer) prepare(ctx context.Context, adm topicAdmin) error {
+// prepare returns when the group may be joined, with what was seen of the topics.
+func (c *Consumer) prepare(ctx context.Context, adm topicAdmin) (*sight, error) {
 	s := &start{Consumer: c, adm: adm, began: time.Now()}
 	for {
 		pause, err := s.try(ctx)
 		switch {
 		case ctx.Err() != nil:
-			return ctx.Err()
+			return nil, ctx.Err()
 		case pause == 0:
-			return err
+			return s.seen, err
 		}
 		wait(ctx, pause, nil)
 	}
@@ -139,6 +140,7 @@ func missingReasons(topics []string) (rs []HealthReason) {
 // fit ends the start: warnings are logged, and the hand-off learns what its
 // targets take.
 func (s *start) fit(seen *sight, found *findings) {
+	s.seen = seen
 	s.board.replace(HealthTopicMissing, nil)
 	logWarnings(s.cfg.logger, found)
 	t := s.cfg.topology()

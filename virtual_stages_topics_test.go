@@ -71,6 +71,9 @@ func TestStartCreatesTheStages(t *testing.T) {
 // from its start, nothing of the old one is committed to it, and copies arrive.
 func TestARecreatedStageIsReadFromItsStart(t *testing.T) {
 	t.Parallel()
+	if underRace {
+		t.Skip("SKIP: the embedded broker's slowed-down answers race with each other; run: go test -tags synctests -run TestARecreatedStage .")
+	}
 	for name, gone := range map[string]time.Duration{"at once": 0, "after two minutes": 2 * time.Minute} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

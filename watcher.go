@@ -24,9 +24,17 @@ type topicWatcher struct {
 	ids topicIDs
 }
 
-func newTopicWatcher(c *Consumer, adm topicAdmin) *topicWatcher {
+// newTopicWatcher makes one that goes on from what the start has seen: a topic may
+// be created again before the first look.
+func newTopicWatcher(c *Consumer, adm topicAdmin, seen *sight) *topicWatcher {
 	t := c.Topology()
-	return &topicWatcher{c: c, adm: adm, own: t.own(), ids: topicIDs{now: map[string][16]byte{}, past: map[[16]byte]bool{}}}
+	w := &topicWatcher{c: c, adm: adm, own: t.own(), ids: topicIDs{now: map[string][16]byte{}, past: map[[16]byte]bool{}}}
+	for name, topic := range seen.topics {
+		if topic.id != ([16]byte{}) { // a broker may not tell the id of a topic it has just made
+			w.ids.replaced(name, topic.id)
+		}
+	}
+	return w
 }
 
 // topicIDs tells whether a name stands for another topic than before.

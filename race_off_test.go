@@ -1,0 +1,5 @@
+//go:build !race
+
+package kstage_test
+
+const underRace = false
