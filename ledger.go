@@ -123,7 +123,6 @@ func (l *ledger) admit() {
 // enter puts a record that has got room on the list. mu is held.
 func (l *ledger) enter(pd *pending) {
 	pd.term = l.term
-	pd.term.line.entering.Add(1)
 	pd.term.records.push(pd)
 	if !l.turning {
 		l.turning = true

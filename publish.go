@@ -94,7 +94,6 @@ var errMessageIDs = errors.New("kstage: WithMessageIDs panicked; see Health")
 // hand gives the client a record. A hook that panics on the way has kept it from the
 // client, and nobody else will answer.
 func (p *Producer) hand(pd *pending) {
-	defer pd.term.line.entering.Done()
 	given := false
 	defer func() {
 		if !given {
