@@ -67,7 +67,6 @@ func (c *producerConfig) checkClient(cl *kgo.Client) error {
 	errs.check(cl.OptValue(kgo.ManualFlushing) == false, "WithClientOptions: with kgo.ManualFlushing nothing would be sent before a flush")
 	errs.check(cl.OptValue(kgo.DisableIdempotentWrite) == !c.idempotent, "WithClientOptions: kgo.DisableIdempotentWrite is WithIdempotence(false)")
 	errs.check(cl.OptValue(kgo.StopProducerOnDataLossDetected) == false, "WithClientOptions: kgo.StopProducerOnDataLossDetected ends the client for good")
-	errs.check(cl.OptValue(kgo.DefaultProduceTopicAlways) == false, "WithClientOptions: kgo.DefaultProduceTopicAlways would change the topic of records")
 	return errs.join()
 }
 

@@ -301,17 +301,20 @@ func TestProducerFlushWhileOthersPublish(t *testing.T) {
 
 func TestProducerFlushWaitsForDone(t *testing.T) {
 	t.Parallel()
-	virtual(t, func(w *world) {
-		t := w.t
-		p := w.producer(kstage.WithTopic(w.topic("orders", 1)))
-		var told atomic.Bool
-		p.PublishAsync(t.Context(), text("k", "v"), func(*kgo.Record, error) {
-			after(time.Second) // which it should not
-			told.Store(true)
+	for _, takes := range []time.Duration{time.Second, 40 * time.Second} { // more than the delivery timeout
+		virtual(t, func(w *world) {
+			t := w.t
+			p := w.producer(kstage.WithTopic(w.topic("orders", 1)))
+			var told atomic.Bool
+			p.PublishAsync(t.Context(), text("k", "v"), func(_ *kgo.Record, err error) {
+				after(takes) // which it should not
+				told.Store(err == nil)
+			})
+			after(takes - 500*time.Millisecond)
+			require.NoError(t, p.Flush(t.Context()))
+			require.True(t, told.Load())
 		})
-		require.NoError(t, p.Flush(t.Context()))
-		require.True(t, told.Load())
-	})
+	}
 }
 
 func TestProducerFlushEndsLinger(t *testing.T) {
