@@ -308,6 +308,16 @@ func TestProducerBatch(t *testing.T) {
 	p.requireCounts(102, 3)
 }
 
+// Who is told of a record may publish the next at once.
+func TestProducerRoomIsFreeWhenItsRecordIsToldOf(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	p := w.producer(kstage.WithTopic(w.topic("orders", 1)), kstage.WithBuffer(1, 1000), kstage.WithBufferFull(kstage.FailWhenFull))
+	for range 500 {
+		require.NoError(t, p.Publish(t.Context(), text("k", "v")))
+	}
+}
+
 func TestBatchErrorIsShort(t *testing.T) {
 	t.Parallel()
 	e := &kstage.BatchError{Failed: map[int]error{}}

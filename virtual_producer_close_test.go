@@ -317,6 +317,22 @@ func TestProducerFlushWaitsForDone(t *testing.T) {
 	}
 }
 
+func TestProducerCloseWaitsForDone(t *testing.T) {
+	t.Parallel()
+	virtual(t, func(w *world) {
+		t := w.t
+		p := w.producer(kstage.WithTopic(w.topic("orders", 1)))
+		var told atomic.Bool
+		p.PublishAsync(t.Context(), text("k", "v"), func(_ *kgo.Record, err error) {
+			after(time.Second)
+			told.Store(err == nil)
+		})
+		after(500 * time.Millisecond)
+		require.NoError(t, p.end(), "it was answered")
+		require.True(t, told.Load())
+	})
+}
+
 func TestProducerFlushEndsLinger(t *testing.T) {
 	t.Parallel()
 	virtual(t, func(w *world) {
