@@ -313,9 +313,15 @@ func TestProducerRoomIsFreeWhenItsRecordIsToldOf(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	p := w.producer(kstage.WithTopic(w.topic("orders", 1)), kstage.WithBuffer(1, 1000), kstage.WithBufferFull(kstage.FailWhenFull))
-	for range 500 {
-		require.NoError(t, p.Publish(t.Context(), text("k", "v")))
-	}
+	telling, published := make(chan struct{}), make(chan struct{})
+	p.PublishAsync(t.Context(), text("k", "1"), func(*kgo.Record, error) {
+		close(telling)
+		<-published
+	})
+	<-telling
+	next := p.publishAsync(text("k", "2"))
+	close(published)
+	require.NoError(t, <-next)
 }
 
 func TestBatchErrorIsShort(t *testing.T) {
