@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -14,21 +15,22 @@ type ledger struct {
 	full    BufferPolicy
 	timeout time.Duration // WithDeliveryTimeout
 	closing chan struct{} // closed by close: nobody waits for room any more
-	drained chan struct{} // closed when closed and the clients have answered everything
+	drained chan struct{} // closed when closed, everything is answered and everybody told
 	busy    chan struct{} // one slot: a term has begun
+	watched atomic.Bool   // somebody waits until records are told of; set under mu
 
-	mu       sync.Mutex // guards all below, and what says so; never held over a call of the client or user code
-	closed   bool
-	line     *line // the client of now; nil while refusal is set, and when Close has taken it
-	refusal  error // why no record is accepted: the brokers refuse the credentials, or a producer's id
-	refused  *line // to be closed, by whoever takes it
-	room     room
-	term     *term   // of those accepted now
-	terms    []*term // of those before, in order
-	turning  bool    // somebody looks at the terms
-	flushers []*flusher
-	newTerm  func() *term
-	later    func() // admit, made once: it is needed for each record
+	mu                sync.Mutex // guards all below, and what says so; never held over a call of the client or user code
+	closed, isDrained bool
+	line              *line // the client of now; nil while refusal is set, and when Close has taken it
+	refusal           error // why no record is accepted: the brokers refuse the credentials, or a producer's id
+	refused           *line // to be closed, by whoever takes it
+	room              room
+	term              *term   // of those accepted now
+	terms             []*term // of those before, in order
+	turning           bool    // somebody looks at the terms
+	flushers          []*flusher
+	newTerm           func() *term
+	later             func() // admit, made once: it is needed for each record
 }
 
 // flusher waits until all records of the terms up to one are told of.
@@ -123,7 +125,6 @@ func (l *ledger) admit() {
 // enter puts a record that has got room on the list. mu is held.
 func (l *ledger) enter(pd *pending) {
 	pd.term = l.term
-	pd.term.line.entering.Add(1)
 	pd.term.records.push(pd)
 	if !l.turning {
 		l.turning = true
@@ -136,36 +137,42 @@ func (l *ledger) settle(pds []*pending) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, pd := range pds {
-		l.strike(pd)
+		pd.term.records.remove(pd)
 	}
+	l.tellWatchers()
 }
 
-// finish is the client's answer to a record: its room is free. told: its answer was the
-// first to tell of it.
-func (l *ledger) finish(pd *pending, told bool) {
+// finish is the client's answer to a record: its room is free. toTell: the caller is
+// going to tell of it, and calls told then.
+func (l *ledger) finish(pd *pending, toTell bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if pd.finished { // a hook that panics behind the answer
 		return
 	}
 	pd.finished = true
-	if told {
-		l.strike(pd)
+	if toTell {
+		pd.term.telling.Add(1)
+		pd.term.records.remove(pd)
 	}
 	l.release(pd.size)
+}
+
+// told ends what finish began.
+func (l *ledger) told(t *term) {
+	if t.telling.Add(-1) > 0 || !l.watched.Load() { // who begins to watch looks at the terms after it said so
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tellWatchers()
 }
 
 // release gives a record's room back. mu is held.
 func (l *ledger) release(size int64) {
 	l.room.give(size, l.later)
-	l.tellDrained()
-}
-
-// strike takes a record from the list. mu is held.
-func (l *ledger) strike(pd *pending) {
-	pd.term.records.remove(pd)
-	if len(l.flushers) > 0 {
-		l.tellFlushers()
+	if l.closed {
+		l.tellWatchers()
 	}
 }
 
@@ -176,24 +183,30 @@ func (l *ledger) flushed() <-chan struct{} {
 	f := &flusher{upTo: l.term.n, done: make(chan struct{})}
 	l.rotate() // what comes later is not waited for
 	l.flushers = append(l.flushers, f)
-	l.tellFlushers()
+	l.watched.Store(true)
+	l.tellWatchers()
 	return f.done
 }
 
-// tellFlushers lets those go whose records are told of; the first came first. mu is held.
-func (l *ledger) tellFlushers() {
+// tellWatchers lets those go whose records are told of; the first came first. mu is held.
+func (l *ledger) tellWatchers() {
 	oldest := l.oldest()
 	for len(l.flushers) > 0 && l.flushers[0].upTo < oldest {
 		close(l.flushers[0].done)
 		l.flushers = l.flushers[1:]
 	}
+	if l.closed && !l.isDrained && l.room.records == 0 && oldest == l.term.n && l.term.empty() {
+		l.isDrained = true
+		close(l.drained)
+	}
+	l.watched.Store(len(l.flushers) > 0 || l.closed)
 }
 
 // oldest is the number of the oldest term that has a record to tell of, or of the
 // present one. mu is held.
 func (l *ledger) oldest() int64 {
 	for _, t := range l.terms {
-		if t.records.head != nil {
+		if !t.empty() {
 			return t.n
 		}
 	}
@@ -275,20 +288,9 @@ func (l *ledger) close() bool {
 	}
 	l.closed = true
 	close(l.closing)
-	l.tellDrained()
+	l.watched.Store(true)
+	l.tellWatchers()
 	return true
-}
-
-// tellDrained says that nothing is with a client any more. mu is held.
-func (l *ledger) tellDrained() {
-	if !l.closed || l.room.records > 0 {
-		return
-	}
-	select {
-	case <-l.drained:
-	default:
-		close(l.drained)
-	}
 }
 
 // open are the records that nobody was told of yet.

@@ -308,6 +308,22 @@ func TestProducerBatch(t *testing.T) {
 	p.requireCounts(102, 3)
 }
 
+// Who is told of a record may publish the next at once.
+func TestProducerRoomIsFreeWhenItsRecordIsToldOf(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	p := w.producer(kstage.WithTopic(w.topic("orders", 1)), kstage.WithBuffer(1, 1000), kstage.WithBufferFull(kstage.FailWhenFull))
+	telling, published := make(chan struct{}), make(chan struct{})
+	p.PublishAsync(t.Context(), text("k", "1"), func(*kgo.Record, error) {
+		close(telling)
+		<-published
+	})
+	<-telling
+	next := p.publishAsync(text("k", "2"))
+	close(published)
+	require.NoError(t, <-next)
+}
+
 func TestBatchErrorIsShort(t *testing.T) {
 	t.Parallel()
 	e := &kstage.BatchError{Failed: map[int]error{}}
@@ -397,6 +413,42 @@ func (panicky) OnProduceRecordBuffered(r *kgo.Record) {
 	if string(r.Key) == "bad" {
 		panic("oh no")
 	}
+}
+
+type valueKey struct{}
+
+// valuesHook notes what it finds in a record's context.
+type valuesHook struct {
+	mu     sync.Mutex
+	values []any
+	ends   bool
+}
+
+// OnProduceRecordBuffered implements kgo.HookProduceRecordBuffered.
+func (h *valuesHook) OnProduceRecordBuffered(r *kgo.Record) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.values = append(h.values, r.Context.Value(valueKey{}))
+	h.ends = h.ends || r.Context.Done() != nil
+}
+
+// Hooks find the caller's values in the record's context, and no end; the record's own
+// context comes first.
+func TestProducerHooksSeeTheCallersValues(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	h := &valuesHook{}
+	p := w.producer(kstage.WithTopic(w.topic("orders", 1)), kstage.WithClientOptions(func(kstage.ClientRole) []kgo.Opt {
+		return append([]kgo.Opt{kgo.WithHooks(h)}, w.reach...)
+	}))
+	r := text("k", "v")
+	ctx := context.WithValue(t.Context(), valueKey{}, "of the call")
+	require.NoError(t, p.Publish(ctx, r))
+	require.Nil(t, r.Context)
+	r.Context = context.WithValue(t.Context(), valueKey{}, "of the record")
+	require.NoError(t, p.Publish(ctx, r))
+	require.Equal(t, []any{"of the call", "of the record"}, h.values)
+	require.False(t, h.ends)
 }
 
 // A partitioner is called under a lock of the client, for the first record of a topic on a

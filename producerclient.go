@@ -3,7 +3,6 @@ package kstage
 import (
 	"context"
 	"math"
-	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -17,9 +16,8 @@ var healBackoff = Backoff{Min: 500 * time.Millisecond, Max: 10 * time.Second} //
 // more, whatever is granted: a client that was refused a producer's id keeps the
 // refusal for its life.
 type line struct {
-	client   *kgo.Client
-	entering sync.WaitGroup // calls that give it a record; none begins once ledger.line is another
-	refusal  error          // why it was closed, for what it then still has; set before that
+	client  *kgo.Client
+	refusal error // why it was closed, for what it then still has; set before that
 }
 
 // connect makes a client; it dials when it is first used.
@@ -69,7 +67,6 @@ func (c *producerConfig) checkClient(cl *kgo.Client) error {
 	errs.check(cl.OptValue(kgo.ManualFlushing) == false, "WithClientOptions: with kgo.ManualFlushing nothing would be sent before a flush")
 	errs.check(cl.OptValue(kgo.DisableIdempotentWrite) == !c.idempotent, "WithClientOptions: kgo.DisableIdempotentWrite is WithIdempotence(false)")
 	errs.check(cl.OptValue(kgo.StopProducerOnDataLossDetected) == false, "WithClientOptions: kgo.StopProducerOnDataLossDetected ends the client for good")
-	errs.check(cl.OptValue(kgo.DefaultProduceTopicAlways) == false, "WithClientOptions: kgo.DefaultProduceTopicAlways would change the topic of records")
 	return errs.join()
 }
 
@@ -192,10 +189,9 @@ func (p *Producer) try(ctx context.Context, l *line) error {
 	return err
 }
 
-// hangUp closes a line that is not the present one any more: what it still has fails.
-// The end of ctx makes it quick.
+// hangUp closes a line that is not the present one any more: what it still has fails,
+// and what it is just being given. The end of ctx makes it quick.
 func (p *Producer) hangUp(ctx context.Context, l *line) {
-	l.entering.Wait()
 	stop := context.AfterFunc(ctx, p.cancel)
 	defer stop()
 	l.client.Close()

@@ -161,7 +161,7 @@ func WithPartitioner(p kgo.Partitioner) ProducerOption {
 
 // WithBuffer bounds what was accepted and is not answered, in records and in bytes of
 // keys, values and headers. A record larger than all of it fails. Records cost some
-// 400 bytes each beside. Default: 50,000 records, 64 MiB.
+// 300 bytes each beside. Default: 50,000 records, 64 MiB.
 func WithBuffer(records int, bytes int64) ProducerOption {
 	return producerOption(func(c *producerConfig) { c.bufferRecords, c.bufferBytes = records, bytes })
 }

@@ -94,7 +94,6 @@ var errMessageIDs = errors.New("kstage: WithMessageIDs panicked; see Health")
 // hand gives the client a record. A hook that panics on the way has kept it from the
 // client, and nobody else will answer.
 func (p *Producer) hand(pd *pending) {
-	defer pd.term.line.entering.Done()
 	given := false
 	defer func() {
 		if !given {
@@ -108,14 +107,16 @@ func (p *Producer) hand(pd *pending) {
 
 var errHook = errors.New("kstage: a hook of WithClientOptions panicked; see Health")
 
-// answered is the client's answer, by which it is done with the record.
+// answered is the client's answer, by which it is done with the record. Room comes
+// first: who is told of one record may publish the next at once.
 func (p *Producer) answered(pd *pending, err error) {
 	p.learn(pd, err)
 	mine, waits := pd.claim()
+	p.ledger.finish(pd, mine)
 	if mine {
 		p.tell(pd, waits, pd.record.Partition, p.outcome(pd, err))
+		p.ledger.told(pd.term)
 	}
-	p.ledger.finish(pd, mine)
 }
 
 // learn takes from an answer what it says of more than its record. It must not wait.

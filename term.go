@@ -3,6 +3,7 @@ package kstage
 import (
 	"context"
 	"slices"
+	"sync/atomic"
 	"time"
 )
 
@@ -20,9 +21,13 @@ type term struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 
-	records pendingList // not told of; guarded by ledger.mu, and so is due
-	due     time.Time   // when all of them are late; zero until the next turn
+	telling atomic.Int32 // records that are off the list and being told of; raised under ledger.mu
+	records pendingList  // not told of; guarded by ledger.mu, and so is due
+	due     time.Time    // when all of them are late; zero until the next turn
 }
+
+// empty says that nothing is to be told of, and nothing is being told. ledger.mu is held.
+func (t *term) empty() bool { return t.records.head == nil && t.telling.Load() == 0 }
 
 const termsPerTimeout = 100
 
@@ -53,7 +58,7 @@ func (l *ledger) keepTime(stop <-chan struct{}, late func([]*pending)) {
 // turn begins a new term and ends those that are due. False: there is nothing to wait for.
 func (l *ledger) turn(now time.Time, late func([]*pending)) (more bool) {
 	l.mu.Lock()
-	if l.term.records.head != nil {
+	if !l.term.empty() {
 		l.rotate()
 	}
 	for _, t := range l.terms {
@@ -64,7 +69,7 @@ func (l *ledger) turn(now time.Time, late func([]*pending)) (more bool) {
 	var over []*term
 	var pds []*pending
 	for _, t := range l.terms {
-		if t.records.head == nil || !now.Before(t.due) {
+		if t.empty() || !now.Before(t.due) {
 			over = append(over, t)
 			pds = append(pds, t.records.all()...)
 		}
@@ -79,7 +84,7 @@ func (l *ledger) turn(now time.Time, late func([]*pending)) (more bool) {
 // rotate begins a new term. mu is held.
 func (l *ledger) rotate() {
 	was := l.term
-	if was.records.head != nil {
+	if !was.empty() {
 		l.terms = append(l.terms, was)
 	} else {
 		was.cancel()
@@ -96,7 +101,7 @@ func (l *ledger) drop(over []*term) (more bool) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.terms = slices.DeleteFunc(l.terms, func(t *term) bool { return t.records.head == nil && slices.Contains(over, t) })
-	l.turning = len(l.terms) > 0 || l.term.records.head != nil
+	l.terms = slices.DeleteFunc(l.terms, func(t *term) bool { return t.empty() && slices.Contains(over, t) })
+	l.turning = len(l.terms) > 0 || !l.term.empty()
 	return l.turning
 }

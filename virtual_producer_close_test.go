@@ -227,13 +227,13 @@ type slowHook struct{}
 // OnProduceRecordBuffered implements kgo.HookProduceRecordBuffered.
 func (slowHook) OnProduceRecordBuffered(*kgo.Record) { after(10 * time.Second) }
 
-// A client that is closed meanwhile would never answer the record, every other time.
+// The client answers it although it is closed by then, and Close waits for that.
 func TestProducerCloseWhileTheClientIsGivenARecord(t *testing.T) {
 	t.Parallel()
 	wired(t, nil, func(w *world, n *wires) {
 		t := w.t
 		topic := w.topic("orders", 1)
-		for range 20 {
+		for range 3 {
 			p := w.producer(kstage.WithTopic(topic), through(n, kgo.WithHooks(slowHook{})))
 			require.NoError(t, p.Publish(t.Context(), text("k", "v")))
 			var answer <-chan error
@@ -301,15 +301,34 @@ func TestProducerFlushWhileOthersPublish(t *testing.T) {
 
 func TestProducerFlushWaitsForDone(t *testing.T) {
 	t.Parallel()
+	for _, takes := range []time.Duration{time.Second, 40 * time.Second} { // more than the delivery timeout
+		virtual(t, func(w *world) {
+			t := w.t
+			p := w.producer(kstage.WithTopic(w.topic("orders", 1)))
+			var told atomic.Bool
+			p.PublishAsync(t.Context(), text("k", "v"), func(_ *kgo.Record, err error) {
+				after(takes) // which it should not
+				told.Store(err == nil)
+			})
+			after(takes - 500*time.Millisecond)
+			require.NoError(t, p.Flush(t.Context()))
+			require.True(t, told.Load())
+		})
+	}
+}
+
+func TestProducerCloseWaitsForDone(t *testing.T) {
+	t.Parallel()
 	virtual(t, func(w *world) {
 		t := w.t
 		p := w.producer(kstage.WithTopic(w.topic("orders", 1)))
 		var told atomic.Bool
-		p.PublishAsync(t.Context(), text("k", "v"), func(*kgo.Record, error) {
-			after(time.Second) // which it should not
-			told.Store(true)
+		p.PublishAsync(t.Context(), text("k", "v"), func(_ *kgo.Record, err error) {
+			after(time.Second)
+			told.Store(err == nil)
 		})
-		require.NoError(t, p.Flush(t.Context()))
+		after(500 * time.Millisecond)
+		require.NoError(t, p.end(), "it was answered")
 		require.True(t, told.Load())
 	})
 }
