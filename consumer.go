@@ -114,13 +114,10 @@ func (c *Consumer) Run(ctx context.Context) error {
 	if !c.ran.CompareAndSwap(false, true) {
 		return ErrAlreadyRun
 	}
-	var telling sync.WaitGroup
-	ended := make(chan struct{})
-	telling.Go(func() { c.board.tellAll(ended) })
+	endTelling := c.board.tell()
 	err := c.run(ctx)
 	c.board.end(c.cfg.group, c.records.shown(err))
-	close(ended)
-	telling.Wait()
+	endTelling()
 	return err
 }
 
