@@ -45,6 +45,7 @@ func NewConsumer(h Handler, opts ...ConsumerOption) (*Consumer, error) {
 	if err != nil {
 		return nil, err
 	}
+	cfg.warn()
 	c := &Consumer{cfg: cfg, lookSoon: make(chan struct{}, 1)}
 	c.board = newHealthBoard(func(e StateEvent) { c.metrics.StateChanged(e) })
 	c.guard = &guard{log: cfg.logger, board: c.board}

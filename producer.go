@@ -41,6 +41,7 @@ func NewProducer(opts ...ProducerOption) (*Producer, error) {
 	if err != nil {
 		return nil, err
 	}
+	cfg.warn()
 	p := &Producer{
 		cfg: cfg, closed: make(chan struct{}),
 		refused: make(chan struct{}, 1), recreated: make(chan string, 16),
