@@ -1,9 +1,11 @@
 package kstage
 
 import (
+	"crypto/tls"
 	"maps"
 	"slices"
 
+	"github.com/twmb/franz-go/pkg/sasl"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
@@ -67,4 +69,10 @@ func ProducerSettings(opts []ProducerOption) map[string]any {
 		"brokers": c.brokers, "topic": c.topic, "acks": c.acks, "idempotent": c.idempotent, "retries": c.retries,
 		"delivery timeout": c.deliveryTimeout, "client": c.clientID,
 	}
+}
+
+// Security is what the options say of TLS and SASL.
+func Security(opts []ConsumerOption) (*tls.Config, sasl.Mechanism) {
+	c := applyConsumerOptions(opts)
+	return c.tls, c.sasl
 }
