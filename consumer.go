@@ -33,9 +33,10 @@ type Consumer struct {
 	claims  *claims  // nil: no deduplication
 	handOff *handOff // without a topic to write to it only lends its client to the look at the topics
 
-	lookSoon chan struct{}            // one slot: a poll met an unknown topic; read by the topic watcher
-	identify func(*kgo.Record) string // WithMessageID; nil: none
-	pausing  sync.Mutex               // makes Pause and Resume one after the other, of all intakes and in Health; taken before their mu
+	asks     atomic.Pointer[kgo.Client] // for a broker's sign of life: the hand-off's client; nil while Run does not run
+	lookSoon chan struct{}              // one slot: a poll met an unknown topic; read by the topic watcher
+	identify func(*kgo.Record) string   // WithMessageID; nil: none
+	pausing  sync.Mutex                 // makes Pause and Resume one after the other, of all intakes and in Health; taken before their mu
 }
 
 // NewConsumer makes a Consumer that gives records to h. It checks all options
@@ -131,6 +132,8 @@ func (c *Consumer) run(ctx context.Context) error {
 		return err
 	}
 	defer c.handOff.close()
+	c.asks.Store(c.handOff.client)
+	defer c.asks.Store(nil)
 	adm := topicAdmin{c.handOff.client}
 	seen, err := c.prepare(running, adm)
 	if err != nil {
