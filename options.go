@@ -97,7 +97,9 @@ func WithClientID(id string) Option {
 
 // WithLogger sets where kstage and its clients log. Values of records are never
 // logged; keys are, see WithKeyRedactor. What concerns a single record is logged
-// at debug, but for a dead one (error). Nil and the default: nothing is logged.
+// at debug, but for a dead one (error); such lines have the keys topic, key and
+// message_id, and request_id where the record has a header request-id. Nil and the
+// default: nothing is logged.
 func WithLogger(l *zap.Logger) Option {
 	return commonOption(func(c *commonConfig) {
 		if c.logger = l; l == nil {
