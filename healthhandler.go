@@ -52,8 +52,8 @@ func probe(health func() Health, of func(Health) (string, bool)) http.Handler {
 
 // healthReport is Health in JSON.
 type healthReport struct {
-	Live    bool         `json:"live"`
-	Ready   bool         `json:"ready"`
+	Live    bool           `json:"live"`
+	Ready   bool           `json:"ready"`
 	Reasons []reasonReport `json:"reasons"`
 }
 
