@@ -30,7 +30,7 @@ const producerMetadataPause = time.Second
 func (c *commonConfig) clientOptions(role ClientRole) []kgo.Opt {
 	opts := []kgo.Opt{
 		kgo.ClientID(c.clientID),
-		kgo.WithLogger(kzap.New(c.logger.Named("kgo"))),
+		kgo.WithLogger(kzap.New(c.clientLogger())),
 		kgo.MetadataMaxAge(metadataAge),
 	}
 	if role == RoleProducer {
@@ -47,6 +47,16 @@ func (c *commonConfig) clientOptions(role ClientRole) []kgo.Opt {
 		opts = append(opts, kgo.SASL(c.sasl))
 	}
 	return opts
+}
+
+// clientLogger is for what clients have to say: each of their steps, at info. Who does not
+// debug gets warnings and errors.
+func (c *commonConfig) clientLogger() *zap.Logger {
+	l := c.logger.Named("kgo")
+	if l.Core().Enabled(zap.DebugLevel) || !l.Core().Enabled(zap.WarnLevel) {
+		return l
+	}
+	return l.WithOptions(zap.IncreaseLevel(zap.WarnLevel))
 }
 
 // newClient makes a client for a role; ours are the options that win. A hook that

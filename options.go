@@ -95,7 +95,8 @@ func WithClientID(id string) Option {
 	return commonOption(func(c *commonConfig) { c.clientID = id })
 }
 
-// WithLogger sets where kstage and its clients log. Values of records are never
+// WithLogger sets where kstage and its clients log (by the name "kgo": warnings and
+// errors, and everything where debug is enabled). Values of records are never
 // logged; keys are, see WithKeyRedactor. What concerns a single record is logged
 // at debug, but for a dead one (error); such lines have the keys topic, key and
 // message_id, and request_id where the record has a header request-id. Nil and the
