@@ -123,3 +123,31 @@ func (c *connections) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, _ n
 		c.log.Warn("disconnected: no broker can be reached", zap.Error(err))
 	}
 }
+
+// trouble is why a client got no answer last: a request that runs out of time does not
+// tell. Its zero value is ready.
+type trouble struct{ err atomic.Pointer[error] }
+
+// OnBrokerConnect implements kgo.HookBrokerConnect.
+func (t *trouble) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, _ net.Conn, err error) {
+	t.note(err)
+}
+
+// OnBrokerRead implements kgo.HookBrokerRead.
+func (t *trouble) OnBrokerRead(_ kgo.BrokerMetadata, _ int16, _ int, _, _ time.Duration, err error) {
+	t.note(err)
+}
+
+// note keeps no context's end: that is what it is asked about.
+func (t *trouble) note(err error) {
+	if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, kgo.ErrClientClosed) {
+		t.err.Store(&err)
+	}
+}
+
+func (t *trouble) last() error {
+	if p := t.err.Load(); p != nil {
+		return *p
+	}
+	return nil
+}

@@ -18,18 +18,20 @@ type Transition struct {
 }
 
 // Reconnected says that brokers answer again: no broker could be reached before, and
-// now one can.
+// now one can. The first connection is none.
 func (t Transition) Reconnected() bool {
-	return t.Before.has(HealthDisconnected) && !t.After.has(HealthDisconnected)
+	before, was := t.Before.disconnected()
+	_, is := t.After.disconnected()
+	return was && before.Err != nil && !is // without an error none was asked yet
 }
 
-func (h Health) has(k ReasonKind) bool {
+func (h Health) disconnected() (HealthReason, bool) {
 	for _, r := range h.Reasons {
-		if r.Kind == k {
-			return true
+		if r.Kind == HealthDisconnected {
+			return r, true
 		}
 	}
-	return false
+	return HealthReason{}, false
 }
 
 // same says that nothing has changed but errors.
@@ -140,10 +142,11 @@ func (w *watch) run(ctx context.Context, every time.Duration, f func(Transition)
 		if ctx.Err() != nil {
 			return
 		}
-		if after := w.health(); !after.same(before) {
+		after := w.health()
+		if !after.same(before) {
 			w.tell(f, Transition{before, after})
-			before = after
 		}
+		before = after
 		wait(ctx, every, nil)
 	}
 }

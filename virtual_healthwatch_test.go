@@ -153,6 +153,34 @@ func TestAWatchNoticesASilentBroker(t *testing.T) {
 	})
 }
 
+// Whoever has never been connected cannot be connected again; a broker that is away at
+// the start and comes is the one case.
+func TestTheFirstConnectionIsNoReconnection(t *testing.T) {
+	t.Parallel()
+	for _, away := range []bool{false, true} {
+		wired(t, nil, func(w *world, n *wires) {
+			t := w.t
+			topic := w.topic("orders", 1)
+			if away {
+				n.setCut(everything)
+			}
+			p, err := kstage.NewProducer(kstage.WithBrokers(w.brokers...), kstage.WithTopic(topic),
+				kstage.WithClientOptions(func(kstage.ClientRole) []kgo.Opt { return []kgo.Opt{kgo.Dialer(n.dial)} }))
+			require.NoError(t, err)
+			var seen transitions
+			end := watch(t, p, 10*time.Second, seen.see)
+			after(time.Minute)
+			n.setCut(nil)
+			after(time.Minute)
+			end()
+			require.True(t, p.Health().Ready)
+			require.Equal(t, away, seen.reconnected() == 1, "%v", seen.all())
+			require.Len(t, seen.all(), 1, "%v", seen.all())
+			require.NoError(t, p.Close(t.Context()))
+		})
+	}
+}
+
 func TestHealthCheckSaysWhatHindersTheConsumer(t *testing.T) {
 	t.Parallel()
 	secured(t, least(), func(w *world, n *wires) {
