@@ -186,20 +186,24 @@ func TestTheStartTimeoutTellsWhy(t *testing.T) {
 	require.NoError(t, err)
 	var accepting sync.WaitGroup
 	accepting.Go(func() {
-		for { // as a broker answers that speaks TLS alone
+		for n := 0; ; n++ { // as a broker answers that speaks TLS alone, and then not at all
 			c, err := l.Accept()
 			if err != nil {
 				return
 			}
 			_, _ = c.Read(make([]byte, 64<<10))
-			_, _ = c.Write([]byte{0x15, 3, 3, 0, 2, 2, 40})
+			if n == 0 {
+				_, _ = c.Write([]byte{0x15, 3, 3, 0, 2, 2, 40})
+			} else {
+				_, _ = c.Read(make([]byte, 1))
+			}
 			_ = c.Close()
 		}
 	})
 	t.Cleanup(func() { _ = l.Close(); accepting.Wait() })
-	m := w.start(handleNothing, kstage.WithTopics("orders"), kstage.WithBrokers(l.Addr().String()), kstage.WithStartTimeout(500*time.Millisecond))
+	m := w.start(handleNothing, kstage.WithTopics("orders"), kstage.WithBrokers(l.Addr().String()), kstage.WithStartTimeout(100*time.Millisecond))
 	err = m.wait()
-	require.ErrorContains(t, err, "kstage: no broker answered within 500ms (WithStartTimeout): ")
+	require.ErrorContains(t, err, "kstage: no broker answered within 100ms (WithStartTimeout): ")
 	require.ErrorContains(t, err, "is this a plaintext connection speaking to a tls endpoint?")
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/kstage/kstage"
 )
@@ -15,9 +16,17 @@ import (
 // is missing has answered.
 func TestTheStartTimeoutIsNoLimitForMissingTopics(t *testing.T) {
 	t.Parallel()
+	slow := func(w *world) { // every answer takes a moment
+		w.fake.ControlKey(int16(kmsg.Metadata), func(kmsg.Request) (kmsg.Response, error, bool) {
+			w.fake.KeepControl()
+			w.fake.SleepControl(func() { after(10 * time.Millisecond) })
+			return nil, nil, false
+		})
+	}
 	virtual(t, func(w *world) {
 		t := w.t
 		w.topic("g-dlq", 1)
+		slow(w)
 		m := w.start(handleNothing, kstage.WithTopics("orders"), kstage.WithStartTimeout(5*time.Second))
 		after(20 * time.Second)
 		require.True(t, m.is(kstage.HealthTopicMissing))
@@ -28,6 +37,7 @@ func TestTheStartTimeoutIsNoLimitForMissingTopics(t *testing.T) {
 	})
 	virtual(t, func(w *world) {
 		w.topic("g-dlq", 1)
+		slow(w)
 		m := w.start(handleNothing, kstage.WithTopics("orders"), kstage.WithStartTimeout(5*time.Second))
 		var missing *kstage.TopologyError
 		require.ErrorAs(w.t, m.wait(), &missing)
