@@ -44,7 +44,7 @@ func (c *commonConfig) clientOptions(role ClientRole) []kgo.Opt {
 		opts = append(opts, kgo.DialTLSConfig(c.tls))
 	}
 	if c.sasl != nil {
-		opts = append(opts, kgo.SASL(c.sasl))
+		opts = append(opts, kgo.SASL(refusing(c.sasl)))
 	}
 	return opts
 }

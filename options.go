@@ -64,7 +64,7 @@ func (c *commonConfig) warn() {
 	if c.sasl == nil || c.tls != nil || c.extraOptions != nil { // whose dialer may encrypt
 		return
 	}
-	if name := c.sasl.Name(); name == "PLAIN" || name == "OAUTHBEARER" {
+	if name := c.sasl.Name(); name == "PLAIN" || name == mechanismOAuth {
 		c.logger.Warn("the credentials of WithSASL are sent unencrypted: there is no WithTLS", zap.String("mechanism", name))
 	}
 }

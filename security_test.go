@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -289,9 +290,16 @@ func TestOAuthBearer(t *testing.T) {
 		w.fake.KeepControl()
 		mu.Lock()
 		defer mu.Unlock()
-		sent = append(sent, string(req.(*kmsg.SASLAuthenticateRequest).SASLAuthBytes))
-		return req.ResponseKind(), nil, true
+		resp := req.ResponseKind().(*kmsg.SASLAuthenticateResponse)
+		if got := string(req.(*kmsg.SASLAuthenticateRequest).SASLAuthBytes); strings.Contains(got, secretWord) {
+			sent = append(sent, got)
+		} else {
+			resp.SASLAuthBytes = []byte(`{"status":"invalid_token"}`)
+		}
+		return resp, nil, true
 	})
+	refusedToken(t, w)
+	w.logs.TakeAll()
 	file := filepath.Join(t.TempDir(), "token")
 	require.NoError(t, os.WriteFile(file, []byte(secretWord+"\n"), 0o600))
 	opts, err := kstage.Env{"KAFKA_BROKERS": w.brokers[0], "KAFKA_SASL_MECHANISM": "oauthbearer", "KAFKA_SASL_TOKEN_FILE": file}.Producer()
@@ -305,6 +313,17 @@ func TestOAuthBearer(t *testing.T) {
 	require.NotEmpty(t, sent)
 	require.Equal(t, "n,,\x01auth=Bearer "+secretWord+"\x01\x01", sent[0])
 	require.Equal(t, 1, w.logs.FilterMessageSnippet("sent unencrypted").Len(), "once for each producer")
+}
+
+// A refused token is as a wrong password: told at once, and not tried on.
+func refusedToken(t *testing.T, w *world) {
+	t.Helper()
+	m := w.secureMember(kstage.Env{"KAFKA_BROKERS": w.brokers[0], "KAFKA_SASL_MECHANISM": "oauthbearer", "KAFKA_SASL_TOKEN": "expired"})
+	err := m.wait()
+	require.ErrorIs(t, err, kerr.SaslAuthenticationFailed)
+	require.ErrorContains(t, err, `kstage: the brokers refuse the credentials of WithSASL`)
+	require.ErrorContains(t, err, "invalid_token")
+	require.NotContains(t, err.Error(), "expired")
 }
 
 // Secrets and certificates in files may be replaced while a program runs.

@@ -30,9 +30,9 @@ pack() {
 # A cache of its own: the version means something else in each run. What it needs of
 # others comes from the machine's cache first.
 own_cache() {
-	local had
-	had=$(go env GOMODCACHE)
-	export GOPROXY="file://$work/proxy,file://$had/cache/download,$(go env GOPROXY)"
+	local had others
+	had=$(go env GOMODCACHE) others=$(go env GOPROXY)
+	export GOPROXY="file://$work/proxy,file://$had/cache/download,$others"
 	export GONOSUMDB=$module GOMODCACHE=$work/cache GOFLAGS=-mod=mod
 }
 
@@ -48,8 +48,7 @@ links() {
 
 # until_true COMMAND...: wait at most 30 s.
 until_true() {
-	local n
-	for n in $(seq 300); do
+	for _ in $(seq 300); do
 		"$@" && return 0
 		sleep 0.1
 	done
@@ -65,7 +64,10 @@ cd "$work/service"
 go mod init -q example.com/service 2>/dev/null || go mod init example.com/service 2>/dev/null
 first_service >main.go
 lines=$(wc -l <main.go)
-[ "$lines" -gt 10 ] && [ "$lines" -lt 40 ] || { echo "README's first service has $lines lines"; exit 1; }
+if [ "$lines" -le 10 ] || [ "$lines" -ge 40 ]; then
+	echo "README's first service has $lines lines"
+	exit 1
+fi
 go get "$module@$version"
 go build -o service .
 
