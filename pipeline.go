@@ -318,14 +318,14 @@ func (p *pipeline) leave(c call, a attempt, v verdict, o Outcome) time.Duration 
 	}
 	p.tell(c, o, "")
 	to := p.ladder[v.to-1]
-	d := departure{topic: to.topic, stage: v.as, attempt: c.msg.facts.attempt, due: a.now.Add(to.delay), notBefore: v.notBefore, err: c.err, at: a.now}
+	d := departure{topic: to.topic, stage: v.as, attempt: c.msg.facts.attempt, due: a.now.Add(to.delay), notBefore: v.notBefore, lastFailure: lastFailure{at: a.now}}
 	if !v.spends {
 		d.attempt--
 	}
 	if !v.notBefore.IsZero() {
 		d.due = earlier(d.due, v.notBefore)
 	}
-	p.handOff.start(h, d)
+	p.handOff.start(h, d, c.err)
 	return 0
 }
 
@@ -358,11 +358,11 @@ func (p *pipeline) bury(c call, a attempt) time.Duration {
 			return p.release(c)
 		}
 		p.tell(c, OutcomeDead, "record is dead: to the dead-letter topic")
-		d := departure{topic: p.handOff.dlq, stage: c.msg.facts.stage, attempt: c.msg.facts.attempt, reason: c.reason, err: c.err, at: a.now}
+		d := departure{topic: p.handOff.dlq, stage: c.msg.facts.stage, attempt: c.msg.facts.attempt, reason: c.reason, lastFailure: lastFailure{at: a.now}}
 		if c.err == nil { // it expired: there was no call
 			d.attempt--
 		}
-		p.handOff.start(h, d)
+		p.handOff.start(h, d, c.err)
 		return 0
 	case Drop:
 		return p.finish(c, OutcomeDropped, "record is dead and dropped: WithoutDLQ(Drop)")
