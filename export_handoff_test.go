@@ -26,6 +26,7 @@ func NewPost(oversize Oversize, produce func(*kgo.Record, func(*kgo.Record, erro
 		board: newHealthBoard(func(StateEvent) {}), random: jitter,
 		batchSize: map[string]int32{}, outboxes: map[topicPartition]*outbox{}, counts: map[string]int32{},
 	}
+	o.sheets.answered = o.answered
 	o.produce = func(_ context.Context, r *kgo.Record, promise func(*kgo.Record, error)) { produce(r, promise) }
 	return &Post{o: o, held: map[*window][]*held{}}
 }

@@ -76,11 +76,13 @@ type lastFailure struct {
 }
 
 func newHandOff(c *Consumer) *handOff {
-	return &handOff{
+	o := &handOff{
 		group: c.cfg.group, dlq: c.cfg.dlqName(), dead: c.cfg.dead, stop: c.stop, stack: c.cfg.dlqStack, oversize: c.cfg.dlqOversize,
 		log: c.records, metrics: c.metrics, board: c.board, random: jitter,
-		batchSize: map[string]int32{}, sheets: sheets{once: c.cfg.extraOptions != nil}, outboxes: map[topicPartition]*outbox{}, counts: map[string]int32{},
+		batchSize: map[string]int32{}, outboxes: map[topicPartition]*outbox{}, counts: map[string]int32{},
 	}
+	o.sheets = sheets{answered: o.answered, once: c.cfg.extraOptions != nil}
+	return o
 }
 
 // connect makes the client; it dials when it is first used.
@@ -214,10 +216,14 @@ func (o *handOff) depart(box *outbox) {
 		o.tidy(box)
 	}
 	produce := o.produce
-	sheets := o.sheets.take(box, flight, o.answered)
+	sheets := o.sheets.take(box, flight)
 	o.mu.Unlock()
+	if len(sheets) == 0 {
+		return
+	}
+	now := time.Now() // once: the client would ask for each
 	for _, sh := range sheets {
-		o.write(sh)
+		o.write(sh, now)
 	}
 	for _, sh := range sheets {
 		produce(o.ctx, &sh.record, sh.promise)
@@ -234,9 +240,9 @@ func (o *handOff) flightBytes(topic string) int64 {
 }
 
 // write makes the copy.
-func (o *handOff) write(sh *sheet) {
+func (o *handOff) write(sh *sheet, now time.Time) {
 	c, to := sh.copying, sh.box.target
-	sh.record = kgo.Record{Topic: to.topic, Partition: to.partition, Key: c.record.Key, Headers: o.headers(sh)}
+	sh.record = kgo.Record{Topic: to.topic, Partition: to.partition, Key: c.record.Key, Headers: o.headers(sh), Timestamp: now}
 	if to.partition < 0 {
 		sh.record.Partition = c.record.Partition
 	}

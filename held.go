@@ -38,6 +38,9 @@ const (
 func newHeld(b *batch, i int, r *kgo.Record, f *facts) *held {
 	h := &held{place: place{b, i}, size: recordSize(r), facts: *f}
 	copyRecord(&h.record, r)
+	if f.retry != nil {
+		h.facts.retry = new(*f.retry)
+	}
 	return h
 }
 

@@ -22,21 +22,22 @@ type sheet struct {
 
 // sheets are those that wait. Guarded by handOff.mu.
 type sheets struct {
-	idle []*sheet
-	once bool // none is used twice: hooks of WithClientOptions may keep the client's records
+	answered func(*sheet, error)
+	once     bool // none is used twice: hooks of WithClientOptions may keep the client's records
+	idle     []*sheet
 }
 
 // take returns a sheet for each of the copies.
-func (s *sheets) take(box *outbox, cs []*copying, answered func(*sheet, error)) []*sheet {
+func (s *sheets) take(box *outbox, cs []*copying) []*sheet {
 	taken := make([]*sheet, len(cs))
 	for i, c := range cs {
-		taken[i] = s.next(answered)
+		taken[i] = s.next()
 		taken[i].box, taken[i].copying = box, c
 	}
 	return taken
 }
 
-func (s *sheets) next(answered func(*sheet, error)) *sheet {
+func (s *sheets) next() *sheet {
 	if last := len(s.idle) - 1; last >= 0 {
 		sh := s.idle[last]
 		s.idle[last] = nil
@@ -44,7 +45,7 @@ func (s *sheets) next(answered func(*sheet, error)) *sheet {
 		return sh
 	}
 	sh := &sheet{headers: make([]kgo.RecordHeader, 0, 24), text: make([]byte, 0, 512)}
-	sh.promise = func(_ *kgo.Record, err error) { answered(sh, err) }
+	sh.promise = func(_ *kgo.Record, err error) { s.answered(sh, err) }
 	return sh
 }
 

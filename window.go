@@ -159,9 +159,10 @@ func (w *window) newBatch(first *facts, rs []*kgo.Record, debug bool) *batch {
 }
 
 func (w *window) readFacts(topicID [16]byte, rs []*kgo.Record) []facts {
-	now, fs := time.Now(), make([]facts, len(rs))
+	now, fs, more := time.Now(), make([]facts, len(rs)), make([]retryFacts, len(rs))
 	for i, r := range rs {
-		fs[i] = w.stage.factsOf(r, topicID, now)
+		fs[i], more[i] = w.stage.factsOf(r, topicID, now)
+		fs[i].retry = &more[i]
 	}
 	return fs
 }
