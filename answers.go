@@ -17,7 +17,7 @@ func (o *handOff) answered(sh *sheet, err error) {
 	defer o.busy.Done()
 	box, c, partition := sh.box, sh.copying, sh.record.Partition
 	stale := err == nil && !c.b.w.resolve(c.held)
-	if err == nil && !stale {
+	if err == nil && !stale && !o.board.quiet() {
 		o.board.clearRecord(HealthOversize, c.coordinates())
 		o.board.clearRecord(HealthStuckRecord, c.coordinates())
 	}

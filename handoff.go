@@ -255,10 +255,11 @@ func (o *handOff) write(sh *sheet, now time.Time) {
 func (o *handOff) headers(sh *sheet) []kgo.RecordHeader {
 	c := sh.copying
 	msg := Message{Record: &c.record, facts: &c.facts}
-	var id, copyID [2 * coordinatesSize]byte
+	var given, copyID [2 * coordinatesSize]byte
+	coordinates := msg.appendCoordinates(copyID[:0])
 	f := copyFacts{
-		id:            msg.appendID(id[:0]),
-		copyID:        append(append(msg.appendCoordinates(copyID[:0]), '>'), sh.box.target.topic...),
+		id:            coordinates,
+		copyID:        append(append(coordinates, '>'), sh.box.target.topic...),
 		origin:        msg.Origin(),
 		group:         o.group,
 		attempt:       c.attempt,
@@ -270,13 +271,18 @@ func (o *handOff) headers(sh *sheet) []kgo.RecordHeader {
 		reason:        c.reason,
 		valueOmitted:  c.valueOmitted,
 	}
+	if id := msg.givenID(); len(id) > 0 {
+		f.id = appendGivenID(given[:0], id)
+	}
 	switch {
 	case c.shed:
 		f.lastFailure = lastFailure{at: c.at}
 	case c.reason == "":
 		f.stack = ""
 	}
-	f.redriveCount, f.redriveID = redriveFacts(c.record.Headers)
+	if len(c.record.Headers) > 0 {
+		f.redriveCount, f.redriveID = redriveFacts(c.record.Headers)
+	}
 	return f.headers(c.record.Headers, sh)
 }
 

@@ -74,12 +74,16 @@ func (b *outbox) next(bytes int64) []*copying {
 	return b.flight
 }
 
+// mostAboard bounds what a flight of small copies takes of memory. More would hardly
+// make one cheaper.
+const mostAboard = 500
+
 // boards says that c belongs to the flight.
 func (b *outbox) boards(c *copying, bytes int64) bool {
 	if len(b.flight) == 0 {
 		return true
 	}
-	return !b.flight[0].suspect && !c.suspect && b.failures == 0 && c.weight() <= bytes
+	return len(b.flight) < mostAboard && !b.flight[0].suspect && !c.suspect && b.failures == 0 && c.weight() <= bytes
 }
 
 // weight is about the most that the copy can take of a batch.

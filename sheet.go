@@ -3,9 +3,12 @@ package kstage
 import "github.com/twmb/franz-go/pkg/kgo"
 
 const (
-	mostSheets  = 1024    // that wait to be used again
+	mostSheets  = 4096    // that wait to be used again
 	mostText    = 4 << 10 // bytes of one that does
 	mostHeaders = 64      // and headers
+
+	usualHeaders = 18
+	usualText    = 384
 )
 
 // sheet is what a copy is written on for the client, which writes to it, too. Flights
@@ -44,7 +47,7 @@ func (s *sheets) next() *sheet {
 		s.idle = s.idle[:last]
 		return sh
 	}
-	sh := &sheet{headers: make([]kgo.RecordHeader, 0, 24), text: make([]byte, 0, 512)}
+	sh := &sheet{headers: make([]kgo.RecordHeader, 0, usualHeaders), text: make([]byte, 0, usualText)}
 	sh.promise = func(_ *kgo.Record, err error) { s.answered(sh, err) }
 	return sh
 }
