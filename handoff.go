@@ -81,7 +81,7 @@ func newHandOff(c *Consumer) *handOff {
 		log: c.records, metrics: c.metrics, board: c.board, random: jitter,
 		batchSize: map[string]int32{}, outboxes: map[topicPartition]*outbox{}, counts: map[string]int32{},
 	}
-	o.sheets = sheets{answered: o.answered, once: c.cfg.extraOptions != nil}
+	o.sheets = sheets{answered: o.answered}
 	return o
 }
 
@@ -109,6 +109,7 @@ func (o *handOff) connect(base context.Context, cfg *consumerConfig) (err error)
 		return err
 	}
 	o.producer, o.produce = o.client, o.client.TryProduce // which never blocks
+	o.sheets.once = showsRecords(o.client)
 	return nil
 }
 
@@ -121,6 +122,7 @@ func (o *handOff) renew() {
 		return
 	}
 	o.mu.Lock()
+	o.sheets.once = o.sheets.once || showsRecords(cl)
 	old := o.producer
 	if o.closed || !o.useless { // by another outbox
 		old = cl

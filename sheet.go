@@ -54,9 +54,10 @@ func (s *sheets) next() *sheet {
 
 // giveBack takes a sheet that the client has answered.
 func (s *sheets) giveBack(sh *sheet) {
+	if s.once || len(s.idle) == mostSheets || cap(sh.text) > mostText || cap(sh.headers) > mostHeaders {
+		return
+	}
 	sh.box, sh.copying, sh.record = nil, nil, kgo.Record{}
 	clear(sh.headers)
-	if !s.once && len(s.idle) < mostSheets && cap(sh.text) <= mostText && cap(sh.headers) <= mostHeaders {
-		s.idle = append(s.idle, sh)
-	}
+	s.idle = append(s.idle, sh)
 }
