@@ -8,12 +8,15 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"github.com/kstage/kstage/internal/hook"
 )
 
 // What the answers to copies lead to: records finished, sent again, or blocked.
 
 // answered is the client's promise: on its goroutine, once for each copy produced.
 func (o *handOff) answered(box *outbox, c *copying, partition int32, err error) {
+	hook.Stretch(hook.BeforeResolve)
 	stale := err == nil && !c.b.w.resolve(c.held)
 	if err == nil && !stale {
 		o.board.clearRecord(HealthOversize, c.coordinates())

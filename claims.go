@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/kstage/kstage/internal/hook"
 )
 
 const (
@@ -89,6 +91,7 @@ func (k *claims) before(c call) verdict {
 		return verdict{kind: unclaimed, wait: askAgain}
 	case ClaimNew:
 	}
+	hook.Stretch(hook.BeforeLend)
 	if !w.lend(offset, l) {
 		k.giveBack(l)
 		return verdict{kind: released}
@@ -176,6 +179,7 @@ func (k *claims) confirm(ctx context.Context, l *lent) error {
 	if err := k.answered(callConfirm, k.store.Confirm(limited, l.Claim)); err != nil {
 		return err
 	}
+	hook.Stretch(hook.AfterConfirm)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	delete(k.lent, l)
@@ -239,6 +243,7 @@ func (k *claims) renew(ctx context.Context) {
 		held = append(held, l)
 	}
 	k.mu.Unlock()
+	hook.Stretch(hook.BeforeRenew)
 	each(held, func(l *lent) {
 		limited, cancel := context.WithTimeout(ctx, min(storeTimeout, k.lease/renewalsOfOne))
 		defer cancel()

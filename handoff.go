@@ -8,6 +8,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
+
+	"github.com/kstage/kstage/internal/hook"
 )
 
 const (
@@ -185,6 +187,7 @@ func (o *handOff) depart(box *outbox) {
 	}
 	produce := o.produce
 	o.mu.Unlock()
+	hook.Stretch(hook.BeforeProduce)
 	records := make([]*kgo.Record, len(flight))
 	for i, c := range flight {
 		records[i] = o.record(box.target, c)

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/kstage/kstage/internal/hook"
 	"github.com/kstage/kstage/internal/lanes"
 )
 
@@ -100,7 +101,7 @@ func (p *pipeline) run(b *batch, i int) time.Duration {
 
 // arrive begins with a record of a retry topic that is due.
 func (p *pipeline) arrive(c call) time.Duration {
-	now := time.Now()
+	now := hook.Now(c.b.w.ctx)
 	c.late = now.Sub(c.msg.facts.retry.due)
 	c.b.w.late.Store(int64(c.late))
 	if v := await(&p.policy, c.msg.facts, now); v.kind != handleNow {
@@ -171,6 +172,7 @@ type call struct {
 
 // settle judges a call that has returned, and acts.
 func (p *pipeline) settle(c call) time.Duration {
+	hook.Stretch(hook.AfterHandler)
 	if c.err != nil {
 		c.err = readable(c.err)
 	}
@@ -224,7 +226,7 @@ func (c *call) facts() attempt {
 	if c.err == nil {
 		return attempt{}
 	}
-	a := attempt{now: time.Now(), cancelled: c.b.w.ctx.Err() != nil, stage: c.msg.facts.stage, number: c.msg.facts.attempt, firstFailedAt: c.msg.facts.firstFailedAt}
+	a := attempt{now: hook.Now(c.b.w.ctx), cancelled: c.b.w.ctx.Err() != nil, stage: c.msg.facts.stage, number: c.msg.facts.attempt, firstFailedAt: c.msg.facts.firstFailedAt}
 	if a.firstFailedAt.IsZero() {
 		a.firstFailedAt = a.now
 	}
@@ -241,6 +243,7 @@ func (p *pipeline) handled(c call) time.Duration {
 		return p.finish(c, OutcomeProcessed, "")
 	}
 	l := c.b.w.takeClaim(c.msg.Record.Offset)
+	hook.Stretch(hook.BeforeConfirm)
 	if l == nil || p.claims.confirm(c.b.w.intake.base, l) == nil {
 		return p.finish(c, OutcomeProcessed, "")
 	}
@@ -307,6 +310,7 @@ func (p *pipeline) retryHere(c call, a attempt, v verdict) time.Duration {
 		return p.release(c)
 	}
 	p.tell(c, o, "")
+	hook.Stretch(hook.BeforePark)
 	return v.wait
 }
 
@@ -317,6 +321,7 @@ func (p *pipeline) leave(c call, a attempt, v verdict, o Outcome) time.Duration 
 		return p.release(c)
 	}
 	p.tell(c, o, "")
+	hook.Stretch(hook.BeforeDepart)
 	to := p.ladder[v.to-1]
 	d := departure{topic: to.topic, stage: v.as, attempt: c.msg.facts.attempt, due: a.now.Add(to.delay), notBefore: v.notBefore, err: c.err, at: a.now}
 	if !v.spends {

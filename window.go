@@ -9,6 +9,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/kstage/kstage/internal/hook"
 	"github.com/kstage/kstage/internal/lanes"
 	"github.com/kstage/kstage/internal/offsets"
 )
@@ -93,6 +94,7 @@ func (w *window) admit(topicID [16]byte, rs []*kgo.Record, debug bool) (bytes in
 	if !w.register(batches, rs[len(rs)-1].Offset+1) {
 		return 0, false
 	}
+	hook.Stretch(hook.BeforeQueue)
 	if w.stage != nil {
 		w.advance()
 		return bytes, true
@@ -107,7 +109,7 @@ func (w *window) admit(topicID [16]byte, rs []*kgo.Record, debug bool) (bytes in
 // rest asks for. Called by the poll goroutine, and by the line's timer.
 func (w *window) advance() {
 	w.mu.Lock()
-	now := time.Now()
+	now := hook.Now(w.ctx)
 	w.line.advance(now, w.lane.Add) // under mu: in the order of offsets, whoever comes first
 	w.line.watch(now, w.advance)
 	w.mu.Unlock()
@@ -118,7 +120,7 @@ func (w *window) advance() {
 func (w *window) far() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	_, far := w.line.far(time.Now())
+	_, far := w.line.far(hook.Now(w.ctx))
 	return far
 }
 
@@ -158,7 +160,7 @@ func (w *window) newBatch(first *facts, rs []*kgo.Record, debug bool) *batch {
 }
 
 func (w *window) readFacts(topicID [16]byte, rs []*kgo.Record) []facts {
-	now, fs := time.Now(), make([]facts, len(rs))
+	now, fs := hook.Now(w.ctx), make([]facts, len(rs))
 	for i, r := range rs {
 		fs[i] = w.stage.factsOf(r, topicID, now)
 	}
