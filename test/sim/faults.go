@@ -309,7 +309,7 @@ func clockJumps(w *world, d dice) string {
 		return ""
 	}
 	ahead := d.between(1, 0, 20*time.Second) - 10*time.Second
-	if d[2]%4 == 0 {
+	if d[2]%4 == 0 && ahead > 0 {
 		ahead *= 360 // an hour
 	}
 	m.setClock(ahead)

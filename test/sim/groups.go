@@ -107,12 +107,14 @@ const (
 	progressLimit = 15 * time.Minute // from the end of the last fault to the end of all work
 )
 
-// quiesce waits until all that was written is finished; what it returns was not.
+// quiesce waits until all that was written is finished, and all members are well; what
+// it returns was not.
 func (w *world) quiesce() string {
 	began := time.Now()
-	for i := 0; time.Since(began) < progressLimit; i++ {
-		if w.lag() == "" {
-			return ""
+	for i := 0; ; i++ {
+		left := w.lag() + w.unwell()
+		if left == "" || time.Since(began) >= progressLimit {
+			return left
 		}
 		w.pass(lookEach)
 		w.operate()
@@ -120,7 +122,17 @@ func (w *world) quiesce() string {
 			w.banGhosts()
 		}
 	}
-	return w.lag()
+}
+
+// unwell is which members are not ready, in words.
+func (w *world) unwell() string {
+	var b strings.Builder
+	for _, m := range w.members {
+		if h := m.Health(); !h.Live || !h.Ready {
+			fmt.Fprintf(&b, "%s: live %v, ready %v %v; ", m.name, h.Live, h.Ready, h.Reasons)
+		}
+	}
+	return b.String()
 }
 
 // lag is what is not committed, in words.

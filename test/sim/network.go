@@ -42,6 +42,10 @@ func newNetwork() *network {
 
 const (
 	dialTimeout = 10 * time.Second // the client gives a custom dialer none
+	// baseLatency must be more than nothing, or a client that asks again without a pause
+	// keeps time standing still: kgo does for as long as a metadata request is unanswered
+	// and a partition's leader has moved.
+	baseLatency = time.Millisecond
 	refusedTook = time.Millisecond // a refused dial must take time: the client may dial again without a pause, and virtual time would stand still
 )
 
@@ -65,7 +69,7 @@ func (n *network) dialer(client string) func(context.Context, string, string) (n
 				}
 				continue
 			}
-			if err := pause(limited, now.latency, nil); err != nil {
+			if err := pause(limited, baseLatency+now.latency, nil); err != nil {
 				return nil, err
 			}
 			return n.connect(limited, client, port, l)

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -26,6 +27,7 @@ var (
 	stop     = flag.Bool("stop", false, "stop at the first seed that breaks a rule")
 	events   = flag.Int("events", 60, "how many of the last events before a violation to print; -1: all")
 	verbose  = flag.Bool("logs", false, "print what members log")
+	patience = flag.Duration("patience", time.Minute, "how long one world may take, in real time")
 	keep     = flag.String("keep", "", "a directory to write the histories of failed seeds to")
 )
 
@@ -45,6 +47,7 @@ func TestSeeds(t *testing.T) {
 func live(t *testing.T, seed uint64) (r *sim.Run) {
 	t.Helper()
 	plan := sim.PlanOf(seed, sim.Settings{Protocol: sim.Protocol(*protocol), Records: *records, Faults: *faults, Plain: *plain})
+	defer watchdog(seed).Stop()
 	synctest.Test(t, func(t *testing.T) {
 		var log sim.Logger
 		if *verbose {
@@ -63,6 +66,16 @@ func live(t *testing.T, seed uint64) (r *sim.Run) {
 		}
 	})
 	return r
+}
+
+// watchdog ends the process when a world takes too long in real time: somebody holds a
+// mutex and waits, which freezes virtual time, or calls without end and no time passes.
+func watchdog(seed uint64) *time.Timer {
+	return time.AfterFunc(*patience, func() {
+		buf := make([]byte, 64<<20)
+		fmt.Fprintf(os.Stderr, "seed %d does not end: time stands still\n%s\n", seed, buf[:runtime.Stack(buf, true)])
+		os.Exit(1)
+	})
 }
 
 // summary adds up seeds.

@@ -58,7 +58,7 @@ func (s *stream) write(b []byte) (int, error) {
 	if s.err != nil || s.ended {
 		return 0, resetError("write")
 	}
-	s.queue = append(s.queue, segment{time.Now().Add(s.link.latency), append([]byte(nil), b...)})
+	s.queue = append(s.queue, segment{time.Now().Add(baseLatency + s.link.latency), append([]byte(nil), b...)})
 	s.wakeUp()
 	return len(b), nil
 }
