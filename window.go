@@ -243,11 +243,11 @@ func (w *window) forget() (unfinished int) {
 	running := w.running()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.giveClaimsBack(running)
 	told := slices.DeleteFunc(append(running, w.givenUp...), func(at offsets.Position) bool {
 		h := w.held[at.Batch.Offset(at.I)]
 		return h != nil && h.state != heldRunning // parked or leaving by now
 	})
+	w.giveClaimsBack(told)
 	return w.tracker.Unfinished(told...)
 }
 
