@@ -79,6 +79,8 @@ func (k *claims) before(c call) verdict {
 	}
 	l, err := k.take(w.intake.base, c.msg)
 	switch {
+	case err != nil && k.failOpen && w.fenced.Load(): // meanwhile
+		return verdict{kind: released}
 	case err != nil && k.failOpen:
 		return verdict{kind: handleNow}
 	case err != nil:

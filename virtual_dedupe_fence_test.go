@@ -63,3 +63,26 @@ func TestDedupeAPartitionLostWhileItsRecordIsParked(t *testing.T) {
 		})
 	}
 }
+
+// Nor does one begin there whose store fails and whose option says to go on without it.
+func TestDedupeFailOpenBeginsNothingBehindTheFence(t *testing.T) {
+	t.Parallel()
+	virtual(t, func(w *world) {
+		topic, opts := w.ladder(1)
+		store := newFickle()
+		asked := make(chan struct{}, 1)
+		store.set(func(_ context.Context, call, _ string) error {
+			if call == "claim" {
+				asked <- struct{}{}
+				after(3 * time.Second) // whatever its context says
+			}
+			return errStoreDown
+		})
+		m := w.start(func(context.Context, kstage.Message) error { w.t.Error("it must not begin"); return nil },
+			append(opts, kstage.WithDedupe(store, kstage.DedupeFailOpen()))...)
+		w.produce(identified(topic, "k", "a"))
+		<-asked
+		require.NoError(w.t, m.stop())
+		m.assertIdentity()
+	})
+}

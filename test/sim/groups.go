@@ -81,7 +81,7 @@ func (w *world) groupRoles() map[string]kstage.ClientRole {
 func (w *world) isSomebody(id string, role kstage.ClientRole) bool {
 	return slices.ContainsFunc(w.all, func(m *member) bool {
 		cl := m.client(role)
-		if cl == nil || m.crashed.Load() {
+		if cl == nil || m.crashed.Load() || m.hasReturned() {
 			return false
 		}
 		mine, _ := cl.GroupMetadata()

@@ -157,6 +157,15 @@ func (m *member) stop() {
 	<-m.returned
 }
 
+func (m *member) hasReturned() bool {
+	select {
+	case <-m.returned:
+		return true
+	default:
+		return false
+	}
+}
+
 // crash ends a member as kill -9 does: nothing of it reaches anybody any more. What
 // it still runs sees no world, and ends by itself.
 func (m *member) crash() {
