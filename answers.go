@@ -8,6 +8,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"github.com/kstage/kstage/internal/hook"
 )
 
 // What the answers to copies lead to: records finished, sent again, or blocked.
@@ -16,6 +18,7 @@ import (
 func (o *handOff) answered(sh *sheet, err error) {
 	defer o.busy.Done()
 	box, c, partition := sh.box, sh.copying, sh.record.Partition
+	hook.Stretch(hook.BeforeResolve)
 	stale := err == nil && !c.b.w.resolve(c.held)
 	if err == nil && !stale && !o.board.quiet() {
 		o.board.clearRecord(HealthOversize, c.coordinates())

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/kstage/kstage/internal/hook"
 )
 
 const (
@@ -78,6 +80,8 @@ func (k *claims) before(c call) verdict {
 	}
 	l, err := k.take(w.intake.base, c.msg)
 	switch {
+	case err != nil && k.failOpen && w.fenced.Load(): // meanwhile
+		return verdict{kind: released}
 	case err != nil && k.failOpen:
 		return verdict{kind: handleNow}
 	case err != nil:
@@ -90,6 +94,7 @@ func (k *claims) before(c call) verdict {
 		return verdict{kind: unclaimed, wait: askAgain}
 	case ClaimNew:
 	}
+	hook.Stretch(hook.BeforeLend)
 	if !w.lend(offset, l) {
 		k.giveBack(l)
 		return verdict{kind: released}
@@ -177,6 +182,7 @@ func (k *claims) confirm(ctx context.Context, l *lent) error {
 	if err := k.answered(callConfirm, k.store.Confirm(limited, l.Claim)); err != nil {
 		return err
 	}
+	hook.Stretch(hook.AfterConfirm)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	delete(k.lent, l)
@@ -240,6 +246,7 @@ func (k *claims) renew(ctx context.Context) {
 		held = append(held, l)
 	}
 	k.mu.Unlock()
+	hook.Stretch(hook.BeforeRenew)
 	each(held, func(l *lent) {
 		limited, cancel := context.WithTimeout(ctx, min(storeTimeout, k.lease/renewalsOfOne))
 		defer cancel()

@@ -8,6 +8,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
+
+	"github.com/kstage/kstage/internal/hook"
 )
 
 const (
@@ -223,6 +225,7 @@ func (o *handOff) depart(box *outbox) {
 	if len(sheets) == 0 {
 		return
 	}
+	hook.Stretch(hook.BeforeProduce)
 	now := time.Now() // once: the client would ask for each
 	for _, sh := range sheets {
 		o.write(sh, now)

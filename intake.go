@@ -9,6 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
 
+	"github.com/kstage/kstage/internal/hook"
 	"github.com/kstage/kstage/internal/lanes"
 )
 
@@ -168,6 +169,7 @@ func (in *intake) fetch(ctx context.Context) (received, failed bool) {
 	fetches := in.client.PollFetches(limited)
 	defer in.client.AllowRebalance()
 	debug := in.records.debug()
+	hook.Stretch(hook.AfterPoll)
 	for i := range fetches {
 		for j := range fetches[i].Topics {
 			t := &fetches[i].Topics[j]

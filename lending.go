@@ -48,8 +48,8 @@ func (w *window) giveClaimBack(offset int64) {
 	}
 }
 
-// giveClaimsBack gives back those of all records but the running ones, whose
-// handlers' returns decide. w.mu is held.
+// giveClaimsBack gives back those of all records but the ones whose handler's return
+// decides. w.mu is held.
 func (w *window) giveClaimsBack(running []place) {
 	if len(w.claims) == 0 {
 		return

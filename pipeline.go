@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/kstage/kstage/internal/hook"
 	"github.com/kstage/kstage/internal/lanes"
 )
 
@@ -95,7 +96,7 @@ func (p *pipeline) run(b *batch, i int) time.Duration {
 
 // arrive begins with a record of a retry topic that is due.
 func (p *pipeline) arrive(c call) time.Duration {
-	now := time.Now()
+	now := hook.Now(c.b.w.ctx)
 	c.late = now.Sub(c.msg.facts.retry.due)
 	c.b.w.late.Store(int64(c.late))
 	if v := await(&p.policy, c.msg.facts, now); v.kind != handleNow {

@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/kstage/kstage/internal/hook"
 	"github.com/kstage/kstage/internal/lanes"
 )
 
@@ -15,6 +16,7 @@ import (
 
 // settle judges a call that has returned, and acts.
 func (p *pipeline) settle(c call) time.Duration {
+	hook.Stretch(hook.AfterHandler)
 	if c.err != nil {
 		c.err = readable(c.err)
 	}
@@ -68,7 +70,7 @@ func (c *call) facts() attempt {
 	if c.err == nil {
 		return attempt{}
 	}
-	a := attempt{now: time.Now(), cancelled: c.b.w.ctx.Err() != nil, stage: c.msg.facts.stage, number: c.msg.facts.attempt, firstFailedAt: c.msg.facts.firstFailedAt}
+	a := attempt{now: hook.Now(c.b.w.ctx), cancelled: c.b.w.ctx.Err() != nil, stage: c.msg.facts.stage, number: c.msg.facts.attempt, firstFailedAt: c.msg.facts.firstFailedAt}
 	if a.firstFailedAt.IsZero() {
 		a.firstFailedAt = a.now
 	}
@@ -85,6 +87,7 @@ func (p *pipeline) handled(c call) time.Duration {
 		return p.end(c, OutcomeProcessed, "")
 	}
 	l := c.b.w.takeClaim(c.msg.Record.Offset)
+	hook.Stretch(hook.BeforeConfirm)
 	if l == nil || p.claims.confirm(c.b.w.intake.base, l) == nil {
 		return p.end(c, OutcomeProcessed, "")
 	}
@@ -156,6 +159,7 @@ func (p *pipeline) retryHere(c call, a attempt, v verdict) time.Duration {
 		return p.release(c)
 	}
 	p.tell(c, o, "")
+	hook.Stretch(hook.BeforePark)
 	return v.wait
 }
 
@@ -166,6 +170,7 @@ func (p *pipeline) leave(c call, a attempt, v verdict, o Outcome) time.Duration 
 		return p.release(c)
 	}
 	p.tell(c, o, "")
+	hook.Stretch(hook.BeforeDepart)
 	to := p.ladder[v.to-1]
 	d := departure{topic: to.topic, stage: v.as, attempt: c.msg.facts.attempt, due: a.now.Add(to.delay), notBefore: v.notBefore, lastFailure: lastFailure{at: a.now}}
 	if !v.spends {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/kstage/kstage/internal/hook"
 	"github.com/kstage/kstage/internal/lanes"
 	"github.com/kstage/kstage/internal/offsets"
 )
@@ -94,6 +95,7 @@ func (w *window) admit(topicID [16]byte, rs []*kgo.Record, debug bool) (bytes in
 	if !w.register(batches, rs[len(rs)-1].Offset+1) {
 		return 0, false
 	}
+	hook.Stretch(hook.BeforeQueue)
 	if w.stage != nil {
 		w.advance()
 		return bytes, true
@@ -108,7 +110,7 @@ func (w *window) admit(topicID [16]byte, rs []*kgo.Record, debug bool) (bytes in
 // rest asks for. Called by the poll goroutine, and by the line's timer.
 func (w *window) advance() {
 	w.mu.Lock()
-	now := time.Now()
+	now := hook.Now(w.ctx)
 	w.line.advance(now, w.lane.Add) // under mu: in the order of offsets, whoever comes first
 	w.line.watch(now, w.advance)
 	w.mu.Unlock()
@@ -119,7 +121,7 @@ func (w *window) advance() {
 func (w *window) far() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	_, far := w.line.far(time.Now())
+	_, far := w.line.far(hook.Now(w.ctx))
 	return far
 }
 
@@ -159,7 +161,7 @@ func (w *window) newBatch(first *facts, rs []*kgo.Record, debug bool) *batch {
 }
 
 func (w *window) readFacts(topicID [16]byte, rs []*kgo.Record) []facts {
-	now, fs, more := time.Now(), make([]facts, len(rs)), make([]retryFacts, len(rs))
+	now, fs, more := hook.Now(w.ctx), make([]facts, len(rs)), make([]retryFacts, len(rs))
 	for i, r := range rs {
 		fs[i], more[i] = w.stage.factsOf(r, topicID, now)
 		fs[i].retry = &more[i]
@@ -243,14 +245,16 @@ func (w *window) forget() (unfinished int) {
 	running := w.running()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.giveClaimsBack(running)
-	var told []offsets.Position
-	for _, at := range append(running, w.givenUp...) {
-		if h := w.held.at(at); h == nil || h.state == heldRunning { // else it is parked or leaving by now
-			told = append(told, offsets.Position{Batch: at.b.done, I: at.i})
-		}
+	told := slices.DeleteFunc(append(running, w.givenUp...), func(at place) bool {
+		h := w.held.at(at)
+		return h != nil && h.state != heldRunning // parked or leaving by now
+	})
+	w.giveClaimsBack(told)
+	var not []offsets.Position
+	for _, at := range told {
+		not = append(not, offsets.Position{Batch: at.b.done, I: at.i})
 	}
-	return w.tracker.Unfinished(told...)
+	return w.tracker.Unfinished(not...)
 }
 
 // running lists the records whose handler runs.
