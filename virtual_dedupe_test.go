@@ -4,6 +4,8 @@ package kstage_test
 
 import (
 	"context"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -288,4 +290,49 @@ func TestDedupeAStoppedMemberKeepsNothing(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A member is killed: it leaves no group and releases nothing. From the moment another
+// has its partition, the key it had claimed goes on within the lease and two seconds,
+// and all others at once.
+func TestDedupeAKilledMembersKeyWaitsForItsLease(t *testing.T) {
+	t.Parallel()
+	wired(t, nil, func(w *world, n *wires) {
+		const lease = time.Minute
+		topic, opts := w.ladder(1)
+		shared := kstage.NewMemoryDedupeStore(time.Hour, 1000)
+		stores := []*fickle{{DedupeStore: shared, calls: map[string]int{}}, {DedupeStore: shared, calls: map[string]int{}}}
+		session := []kgo.Opt{kgo.SessionTimeout(6 * time.Second), kgo.HeartbeatInterval(time.Second)}
+		opts = append(opts, kstage.WithShutdownTimeout(time.Second, 5*time.Second))
+		w.produce(identified(topic, "k", "a"))
+		var killed byID
+		first := w.start(func(ctx context.Context, m kstage.Message) error {
+			killed.note(m)
+			<-ctx.Done()
+			return ctx.Err()
+		}, append(opts, over(n, session...), kstage.WithDedupe(stores[0], kstage.DedupeLease(lease)))...)
+		w.eventually(func() bool { return len(killed.all()) == 1 })
+		after(lease) // its claim has been renewed
+		stores[0].set(refusing("claim", "extend", "confirm", "release"))
+		n.setCut(everything)
+
+		w.produce(identified(topic, "k", "b"), identified(topic, "other", "c"))
+		var mu sync.Mutex
+		at := map[string]time.Time{}
+		reach := kstage.WithClientOptions(func(kstage.ClientRole) []kgo.Opt { return append(slices.Clone(w.reach), session...) })
+		second := w.start(func(_ context.Context, m kstage.Message) error {
+			mu.Lock()
+			defer mu.Unlock()
+			at[m.ID()] = time.Now()
+			return nil
+		}, append(opts, reach, kstage.WithDedupe(stores[1], kstage.DedupeLease(lease)))...)
+		w.within(5*time.Minute, func() bool { return second.counts.Snapshot().Processed == 3 })
+		assigned := at["c"] // nothing holds it up
+		require.Less(w.t, at["a"].Sub(assigned), lease+2*time.Second)
+		require.Greater(w.t, at["a"].Sub(assigned), lease/2, "it may still run elsewhere")
+		require.False(w.t, at["b"].Before(at["a"]), "the order of a key")
+		require.NoError(w.t, second.stop())
+		require.Equal(w.t, map[string]int{"a": 1}, killed.all())
+		_ = first.stop()
+	})
 }
