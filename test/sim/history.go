@@ -71,6 +71,7 @@ type Event struct {
 	Place   Place // of a copy: its source's
 	Record  string
 	Key     string // of a dedupe call: the store's
+	Token   uint64 // of a dedupe call: which claim
 	Session int    // of a handler call: which assignment of its partition, by member
 	Attempt int
 	Stage   int

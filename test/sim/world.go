@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -60,6 +61,9 @@ type world struct {
 	tasks   []task         // that faults have left, by time
 	ghosts  map[string]time.Time
 	topics  map[[16]byte]string
+
+	injected []*kfake.FaultHandle // that may not have met their requests yet
+	healed   atomic.Bool          // no fault has any effect any more
 
 	mu      sync.Mutex // guards all below
 	snoozed map[string]bool
@@ -262,6 +266,10 @@ func (w *world) heal() {
 		if !slices.ContainsFunc(w.members, func(m *member) bool { return m.group == g }) {
 			w.join(g)
 		}
+	}
+	w.healed.Store(true)
+	for _, f := range w.injected {
+		f.Remove()
 	}
 	w.note(time.Since(w.history.start), "healed", "all")
 }
