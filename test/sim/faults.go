@@ -158,9 +158,10 @@ func handOffOutage(w *world, d dice) string {
 		return ""
 	}
 	topic, took := targets[d.of(1, len(targets))], d.between(2, time.Second, 60*time.Second)
-	f := w.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: topic, Err: kerr.NotEnoughReplicas, Count: -1})
+	err := []*kerr.Error{kerr.NotEnoughReplicas, kerr.TopicAuthorizationFailed, kerr.PolicyViolation}[d.of(3, 3)]
+	f := w.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: topic, Err: err, Count: -1})
 	w.later(took, f.Remove)
-	return fmt.Sprintf("%s for %v", topic, took)
+	return fmt.Sprintf("%s says %s for %v", topic, err.Message, took)
 }
 
 // handOffTooLarge: a batch is refused as too large, which it is not alone.
