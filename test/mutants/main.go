@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 )
 
@@ -131,21 +132,25 @@ func (h *hunt) simulated(overlay string) (by, after string) {
 	if err == nil {
 		return "", fmt.Sprintf("%d seeds", h.seeds)
 	}
-	seed := regexp.MustCompile(`seed (\d+)`).FindStringSubmatch(out)
+	lived := regexp.MustCompile(`seed (\d+)`).FindAllStringSubmatch(out, -1)
+	if len(lived) == 0 {
+		fatal(fmt.Errorf("%w: %s", err, out))
+	}
+	after = h.seedsTo(lived[len(lived)-1][1])
 	rule := regexp.MustCompile(`(?m)^\s+([a-z-]+) at `).FindStringSubmatch(out)
 	switch {
-	case seed == nil:
-		fatal(fmt.Errorf("%w: %s", err, out))
-	case rule == nil:
-		return "the watchdog, or the bubble's end", within(seed[1], h.first)
+	case rule != nil:
+		return "rule `" + rule[1] + "`", after
+	case strings.Contains(out, "time stands still"):
+		return "the watchdog", after
 	}
-	return "rule `" + rule[1] + "`", within(seed[1], h.first)
+	return "a panic", after
 }
 
-func within(seed string, first int) string {
-	var n int
-	_, _ = fmt.Sscan(seed, &n)
-	return fmt.Sprintf("%d seeds", n-first+1)
+// seedsTo counts the seeds to one.
+func (h *hunt) seedsTo(seed string) string {
+	n, _ := strconv.Atoi(seed)
+	return fmt.Sprintf("%d seeds", n-h.first+1)
 }
 
 func command(name string, args ...string) (string, error) {

@@ -25,6 +25,7 @@ type target struct{ member, topic string }
 func healthTells(r *Run, f *findings) {
 	said := map[string]string{} // by members, at the last look
 	failed := map[target]time.Duration{}
+	owned := map[ownership]bool{}
 	for _, e := range r.History.Events() {
 		for t, at := range failed {
 			if e.At > at+2*lookEach+maxStretch {
@@ -35,15 +36,24 @@ func healthTells(r *Run, f *findings) {
 			}
 		}
 		switch e.Kind {
+		case Assigned:
+			owned[e.ownership()] = true
 		case Unwell:
 			said[e.Member] = e.Note
 		case CopyFailed:
-			if k := (target{e.Member, e.Copy.Target}); !strings.Contains(e.Note, "MESSAGE_TOO_LARGE") && failed[k] == 0 {
+			if k := (target{e.Member, e.Copy.Target}); owned[e.ownership()] && !strings.Contains(e.Note, "MESSAGE_TOO_LARGE") && failed[k] == 0 {
 				failed[k] = e.At
 			}
 		case CopyAcked:
 			delete(failed, target{e.Member, e.Copy.Target})
-		case Given, Returned, Crashed, Skipped, Fault: // it may have been given up with its partition
+		case Given:
+			delete(owned, e.ownership())
+			for t := range failed { // it may have been given up with its partition
+				if t.member == e.Member {
+					delete(failed, t)
+				}
+			}
+		case Returned, Crashed, Skipped, Fault: // a fault may have ended
 			for t := range failed {
 				if t.member == e.Member || e.Kind == Fault {
 					delete(failed, t)
