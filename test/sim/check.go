@@ -28,6 +28,7 @@ func rules() []rule {
 		{"dead-letters-told", deadLettersTold},
 		{"commit-safety", commitSafety},
 		{"commit-ownership", commitOwnership},
+		{"commit-epoch", commitEpoch},
 		{"key-order", keyOrder},
 		{"fenced", fenced},
 		{"never-early", neverEarly},
@@ -36,6 +37,8 @@ func rules() []rule {
 		{"dedupe", dedupe},
 		{"clean-end", cleanEnd},
 		{"counts", counts},
+		{"bounds", bounds},
+		{"health-tells", healthTells},
 		{"healthy-again", healthyAgain},
 		{"progress", progress},
 	}

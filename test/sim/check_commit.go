@@ -99,7 +99,7 @@ func (l *ledger) ended(group string, p Place) bool {
 }
 
 // at is the record that stands at a place.
-func (r *Run) at(p Place) string { return r.Logs[p.Topic][p.Partition][p.Offset] }
+func (r *Run) at(p Place) string { return r.Logs[p.Topic][p.Partition][p.Offset].Record }
 
 // commitSafety: no commit passes an unfinished record, at any instant.
 func commitSafety(r *Run, f *findings) {
@@ -134,6 +134,26 @@ func commitOwnership(r *Run, f *findings) {
 				f.add(e.At, "%s commits %v in generation %d, and gave it up in %d", o.member, e.Place, e.Epoch, epoch)
 			}
 		default:
+		}
+	}
+}
+
+// commitEpoch: a commit carries the leader epoch of the record before it: with another
+// one, the next owner takes a moved leader for lost data.
+func commitEpoch(r *Run, f *findings) {
+	offsets := newLedger(r).offsets
+	for _, e := range r.History.Events() {
+		if e.Kind != Commit {
+			continue
+		}
+		os := offsets[e.Place.spot()]
+		i, _ := slices.BinarySearch(os, e.Place.Offset)
+		if i == 0 {
+			continue
+		}
+		last := Place{e.Place.Topic, e.Place.Partition, os[i-1]}
+		if want := r.Logs[last.Topic][last.Partition][last.Offset].Leader; e.Leader != want {
+			f.add(e.At, "%v is committed with leader epoch %d, and %v has %d", e.Place, e.Leader, last, want)
 		}
 	}
 }

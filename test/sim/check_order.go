@@ -55,6 +55,11 @@ func keyOrder(r *Run, f *findings) {
 	}
 }
 
+type memberPlace struct {
+	member string
+	place  Place
+}
+
 // fenced: of a partition that was given up no handler is called, and no copy sent but
 // what was about to be.
 func fenced(r *Run, f *findings) {
@@ -66,7 +71,7 @@ func fenced(r *Run, f *findings) {
 	ended := map[session]time.Duration{}
 	seen := map[ownership][]int{}
 	returned := map[string]time.Duration{}
-	calls := map[groupPlace]time.Duration{} // when the last of each record has ended
+	calls := map[memberPlace]time.Duration{} // when the last of each record has ended
 	for _, e := range r.History.Events() {
 		o := e.ownership()
 		switch e.Kind {
@@ -91,9 +96,9 @@ func fenced(r *Run, f *findings) {
 				seen[o] = append(n, e.Session)
 			}
 		case Ended:
-			calls[groupPlace{e.Group, e.Place}] = e.At
+			calls[memberPlace{e.Member, e.Place}] = e.At
 		case CopySent:
-			if at, ok := given[o]; ok && (e.At > at+2*maxStretch || calls[groupPlace{e.Group, e.Place}] > at) {
+			if at, ok := given[o]; ok && (e.At > at+2*maxStretch || calls[memberPlace{e.Member, e.Place}] > at) {
 				f.add(e.At, "%s sends a copy of %v, and gave the partition up at %v", e.Member, e.Place, at)
 			}
 		default:

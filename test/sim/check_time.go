@@ -1,6 +1,8 @@
 package sim
 
 import (
+	"fmt"
+	"slices"
 	"time"
 )
 
@@ -9,78 +11,93 @@ import (
 // says that it is due sooner than it is.
 func neverEarly(r *Run, f *findings) {
 	epoch := r.History.start
-	ends := map[[2]string]Event{} // the last call, by member and record
-	acked := map[Place]time.Duration{}
+	ends := map[call][]Event{}
+	ahead := map[string]time.Duration{} // the most that each member's clock was ahead: a record may have come due by then
 	for _, e := range r.History.Events() {
 		switch e.Kind {
 		case Started:
-			checkDue(r, f, &e, epoch)
+			ahead[e.Member] = max(ahead[e.Member], e.Clock)
+			checkDue(r, f, &e, epoch.Add(e.At+ahead[e.Member]))
 		case Ended:
-			ends[[2]string{e.Member, e.Record}] = e
-		case CopySent:
-			if end, ok := ends[[2]string{e.Member, e.Record}]; ok && end.Place == e.Place {
-				checkCopy(r, f, &e, &end, epoch)
+			ahead[e.Member] = max(ahead[e.Member], e.Clock)
+			k := call{e.Member, e.Place, e.Attempt}
+			if e.Result == Snoozed {
+				k.attempt--
 			}
+			ends[k] = append(ends[k], e)
+		case CopySent:
+			checkCopies(r, f, &e, ends[call{e.Member, e.Place, e.Copy.Attempt}], epoch)
 		default:
 		}
 	}
-	_ = acked
+}
+
+// call is an attempt of a member at a record.
+type call struct {
+	member  string
+	place   Place
+	attempt int
 }
 
 // checkDue looks at a record of a retry topic that is handled. What was forged may be
 // handled at once.
-func checkDue(r *Run, f *findings, e *Event, epoch time.Time) {
+func checkDue(r *Run, f *findings, e *Event, now time.Time) {
 	g := r.Plan.groupOf(e.Group)
-	stage := g.stageOf(e.Place.Topic)
 	rec := recordPlan(&r.Plan, e.Record)
-	if stage == 0 || rec.Into != "" || e.Copy == nil || e.Attempt == 0 || e.Copy.Due.IsZero() {
+	if g.stageOf(e.Place.Topic) == 0 || rec.Into != "" || e.Copy == nil || e.Copy.Due.IsZero() {
 		return
 	}
-	now := epoch.Add(e.At + e.Clock)
-	// Headers are rounded up to milliseconds. A time that is far off bounds nothing: the stage's delay from the moment when the
-	// record was written does, and by a clock that is behind it was seen before.
-	due := e.Copy.Due
-	if wait := now.Sub(due); wait <= -time.Millisecond && e.Clock == 0 && !r.skewed(e) {
-		f.add(e.At, "%s handles %v (%s) %v before it is due", e.Member, e.Place, e.Record, -wait)
+	// Headers are rounded up to milliseconds. Where clocks differ, a due time may be that
+	// of a clock far ahead, and the stage's delay from the moment of writing bounds it.
+	if early := e.Copy.Due.Sub(now); early >= time.Millisecond && !r.skewed() {
+		f.add(e.At, "%s handles %v (%s) %v before it is due", e.Member, e.Place, e.Record, early)
 	}
-	if !e.Copy.NotBefore.IsZero() && now.Before(e.Copy.NotBefore) {
-		f.add(e.At, "%s handles %v (%s) %v sooner than its handler wanted", e.Member, e.Place, e.Record, e.Copy.NotBefore.Sub(now))
+	if early := e.Copy.NotBefore.Sub(now); !e.Copy.NotBefore.IsZero() && early > 0 {
+		f.add(e.At, "%s handles %v (%s) %v sooner than its handler wanted", e.Member, e.Place, e.Record, early)
 	}
 }
 
-// skewed says that members' clocks differ in this run: then who wrote the due time
-// may be ahead, and what bounds it is checked by checkCopy.
-func (r *Run) skewed(*Event) bool {
-	for _, f := range r.Plan.Faults {
-		if f.Kind == "clock-jumps" {
-			return true
+// skewed says that members' clocks differ in this run.
+func (r *Run) skewed() bool {
+	return slices.ContainsFunc(r.Plan.Faults, func(f FaultPlan) bool { return f.Kind == "clock-jumps" })
+}
+
+// checkCopies looks at what a copy says that was sent after one of these calls.
+func checkCopies(r *Run, f *findings, e *Event, ends []Event, epoch time.Time) {
+	wrong := ""
+	for _, end := range ends {
+		if wrong = copyIsWrong(r, e, &end, epoch); wrong == "" {
+			return
 		}
 	}
-	return false
+	if wrong != "" {
+		f.add(e.At, "%s: the copy of %v to %s %s", e.Member, e.Place, e.Copy.Target, wrong)
+	}
 }
 
-// checkCopy looks at what a copy says that was sent after a call.
-func checkCopy(r *Run, f *findings, e, end *Event, epoch time.Time) {
+// copyIsWrong says what is wrong with a copy that was sent after a call; empty: nothing.
+func copyIsWrong(r *Run, e, end *Event, epoch time.Time) string {
 	g := r.Plan.groupOf(e.Group)
 	stage := g.stageOf(e.Copy.Target)
-	if stage == 0 || end.Result == Cancelled {
-		return
+	if stage == 0 || e.Clock != end.Clock { // it has jumped meanwhile
+		return ""
 	}
 	returned := epoch.Add(end.At + end.Clock)
 	due, notBefore := e.Copy.Due, e.Copy.NotBefore
-	if e.Clock != end.Clock { // it has jumped meanwhile
-		return
-	}
 	if notBefore.IsZero() && due.Before(returned.Add(g.Stages[stage-1])) {
-		f.add(e.At, "%s: the copy of %v to %s is due %v after its handler returned", e.Member, e.Place, e.Copy.Target, due.Sub(returned))
+		return fmt.Sprintf("is due %v after the handler returned", due.Sub(returned))
 	}
-	soonest := due
-	if notBefore.After(soonest) {
-		soonest = notBefore
+	if soonest := later(due, notBefore); soonest.Before(returned.Add(end.Wait)) {
+		return fmt.Sprintf("is due after %v, and the handler has asked for %v", soonest.Sub(returned), end.Wait)
 	}
-	if soonest.Before(returned.Add(end.Wait)) {
-		f.add(e.At, "%s: the handler of %v asked for %v, its copy to %s is due after %v", e.Member, e.Place, end.Wait, e.Copy.Target, soonest.Sub(returned))
+	return ""
+}
+
+func later(x, y time.Time) time.Time {
+	if y.After(x) {
+		return y
 	}
+	return x
 }
 
 // stageOf is a retry topic's stage; 0: it is none.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -11,6 +12,12 @@ import (
 
 	"github.com/kstage/kstage"
 )
+
+// Stood is what stands at a place.
+type Stood struct {
+	Record string
+	Leader int32 // leader epoch
+}
 
 // DeadRecord is a dead letter.
 type DeadRecord struct {
@@ -43,7 +50,7 @@ func (w *world) collect(r *Run, calm map[*member]kstage.Health) {
 			Connections: w.net.open(m.name), Calm: calm[m], Ran: slices.Contains(w.members, m),
 		})
 	}
-	r.Logs = map[string]map[int32]map[int64]string{}
+	r.Logs = map[string]map[int32]map[int64]Stood{}
 	for _, t := range w.plan.Topics {
 		w.read(r, t.Name, nil)
 	}
@@ -69,11 +76,11 @@ func (w *world) deadRecord(g *GroupPlan, rec *kgo.Record) DeadRecord {
 
 // read reads a topic from its start to its end.
 func (w *world) read(r *Run, topic string, each func(*kgo.Record)) {
-	r.Logs[topic] = map[int32]map[int64]string{}
+	r.Logs[topic] = map[int32]map[int64]Stood{}
 	left := int64(0)
 	offsets := map[int32]kgo.Offset{}
 	for _, p := range w.cluster.PartitionInfos(topic) {
-		r.Logs[topic][p.Partition] = map[int64]string{}
+		r.Logs[topic][p.Partition] = map[int64]Stood{}
 		left += p.HighWatermark - p.LogStartOffset
 		offsets[p.Partition] = kgo.NewOffset().AtStart()
 	}
@@ -85,7 +92,7 @@ func (w *world) read(r *Run, topic string, each func(*kgo.Record)) {
 	defer cancel()
 	for left > 0 && limited.Err() == nil {
 		cl.PollFetches(limited).EachRecord(func(rec *kgo.Record) {
-			r.Logs[topic][rec.Partition][rec.Offset] = recordOf(rec.Headers)
+			r.Logs[topic][rec.Partition][rec.Offset] = Stood{recordOf(rec.Headers), rec.LeaderEpoch}
 			left--
 			if each != nil {
 				each(rec)
@@ -107,3 +114,5 @@ func leftovers() (stacks []string) {
 	}
 	return stacks
 }
+
+func kilobytes(n int64) string { return strconv.FormatInt(n>>10, 10) + " KiB" }

@@ -28,6 +28,9 @@ func (p *Plan) conduct(g *GroupPlan, r *RecordPlan) Conduct {
 	_, _ = fmt.Fprint(h, p.Seed, g.Name, id)
 	d := draw{rand.New(rand.NewPCG(h.Sum64(), 2))}
 	c := Conduct{Takes: d.ms(1, 300), Deaf: d.percent(30), Not: OK}
+	if g.Quick {
+		c.Takes = 0
+	}
 	switch {
 	case d.percent(3):
 		c.Takes = d.ms(1000, 10_000)

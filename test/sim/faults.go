@@ -104,7 +104,7 @@ func (w *world) note(at time.Duration, name, what string) {
 func answers(keys []kmsg.Key, errs ...*kerr.Error) func(*world, dice) string {
 	return func(w *world, d dice) string {
 		f := kfake.Fault{Keys: keys, Err: errs[d.of(0, len(errs))], Count: 1 + d.of(1, 3)}
-		w.cluster.Fault(f)
+		w.injected = append(w.injected, w.cluster.Fault(f))
 		return fmt.Sprintf("%v, %d times", f.Err.Message, f.Count)
 	}
 }
@@ -114,27 +114,38 @@ func answered() []kmsg.Key {
 	return []kmsg.Key{kmsg.Produce, kmsg.Fetch, kmsg.OffsetCommit, kmsg.Heartbeat, kmsg.JoinGroup, kmsg.SyncGroup, kmsg.FindCoordinator, kmsg.Metadata, kmsg.OffsetFetch, kmsg.ConsumerGroupHeartbeat}
 }
 
+// intercept does something to the next request of a kind, unless all is healed by then.
+func (w *world) intercept(key kmsg.Key, do func() (err error, handled bool)) {
+	w.cluster.ControlKey(int16(key), func(kmsg.Request) (kmsg.Response, error, bool) {
+		w.cluster.DropControl()
+		if w.healed.Load() {
+			return nil, nil, false
+		}
+		err, handled := do()
+		return nil, err, handled
+	})
+}
+
 // withheld: the request is received, and neither acted on nor answered.
 func withheld(w *world, d dice) string {
 	key := answered()[d.of(0, len(answered()))]
-	w.cluster.ControlKey(int16(key), func(kmsg.Request) (kmsg.Response, error, bool) { return nil, nil, true })
+	w.intercept(key, func() (error, bool) { return nil, true })
 	return key.Name()
 }
 
 // dropped: the connection ends instead of an answer.
 func dropped(w *world, d dice) string {
 	key := answered()[d.of(0, len(answered()))]
-	w.cluster.ControlKey(int16(key), func(kmsg.Request) (kmsg.Response, error, bool) { return nil, errDropped, true })
+	w.intercept(key, func() (error, bool) { return errDropped, true })
 	return key.Name()
 }
 
 // slow: the request is acted on later.
 func slow(w *world, d dice) string {
 	key, took := answered()[d.of(0, len(answered()))], d.between(1, 100*time.Millisecond, 8*time.Second)
-	w.cluster.ControlKey(int16(key), func(kmsg.Request) (kmsg.Response, error, bool) {
-		w.cluster.DropControl()
+	w.intercept(key, func() (error, bool) {
 		w.cluster.SleepControl(func() { wait(took) })
-		return nil, nil, false
+		return nil, false
 	})
 	return fmt.Sprintf("%s by %v", key.Name(), took)
 }
@@ -147,9 +158,10 @@ func handOffOutage(w *world, d dice) string {
 		return ""
 	}
 	topic, took := targets[d.of(1, len(targets))], d.between(2, time.Second, 60*time.Second)
-	f := w.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: topic, Err: kerr.NotEnoughReplicas, Count: -1})
+	err := []*kerr.Error{kerr.NotEnoughReplicas, kerr.TopicAuthorizationFailed, kerr.PolicyViolation}[d.of(3, 3)]
+	f := w.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: topic, Err: err, Count: -1})
 	w.later(took, f.Remove)
-	return fmt.Sprintf("%s for %v", topic, took)
+	return fmt.Sprintf("%s says %s for %v", topic, err.Message, took)
 }
 
 // handOffTooLarge: a batch is refused as too large, which it is not alone.
@@ -160,7 +172,7 @@ func handOffTooLarge(w *world, d dice) string {
 		return ""
 	}
 	topic := targets[d.of(1, len(targets))]
-	w.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: topic, Err: kerr.MessageTooLarge})
+	w.injected = append(w.injected, w.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: topic, Err: kerr.MessageTooLarge}))
 	return topic
 }
 

@@ -102,7 +102,7 @@ func (w *world) ban(group, id string) {
 }
 
 const (
-	lookEach      = time.Second
+	lookEach      = time.Second // at Health and Stats
 	banEach       = 10 * time.Second
 	progressLimit = 15 * time.Minute // from the end of the last fault to the end of all work
 )
@@ -117,6 +117,7 @@ func (w *world) quiesce() string {
 			return left
 		}
 		w.pass(lookEach)
+		w.look()
 		w.operate()
 		if w.plan.Protocol != NextGen && i%int(banEach/lookEach) == 0 {
 			w.banGhosts()

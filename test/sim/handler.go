@@ -28,7 +28,7 @@ var errGone = errors.New("sim: this process has crashed") //nolint:gochecknoglob
 // handle is what every group does with its records.
 func (m *member) handle(ctx context.Context, msg kstage.Message) error {
 	if m.crashed.Load() {
-		return errGone
+		return m.gone(ctx)
 	}
 	r := msg.Record
 	e := Event{
@@ -40,14 +40,23 @@ func (m *member) handle(ctx context.Context, msg kstage.Message) error {
 	c := m.w.plan.conduct(m.group, m.w.record(e.Record))
 	cancelled := work(ctx, c)
 	if m.crashed.Load() {
-		return errGone
+		return m.gone(ctx)
 	}
 	e.Kind, e.Copy, e.Clock = Ended, nil, time.Duration(m.ahead.Load())
 	return m.end(ctx, e, c, cancelled)
 }
 
+// gone is how a call ends whose process is no more: to no effect.
+func (m *member) gone(ctx context.Context) error {
+	<-ctx.Done()
+	return errGone
+}
+
 // work takes its time; true: the context has ended, and the handler has heard it.
 func work(ctx context.Context, c Conduct) (cancelled bool) {
+	if c.Takes == 0 {
+		return false
+	}
 	t := time.NewTimer(c.Takes)
 	defer t.Stop()
 	if c.Deaf {

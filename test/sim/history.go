@@ -31,10 +31,10 @@ const (
 	Returned   Kind = "returned"
 	Crashed    Kind = "crashed"
 	Fault      Kind = "fault"
-	Skipped    Kind = "skipped" // by an operator
-	Deleted    Kind = "deleted" // records below Offset, by retention
-	Unwell     Kind = "unwell"  // Health has changed: Note lists its reasons
-	Stats      Kind = "stats"   // a partition beyond its bounds
+	Skipped    Kind = "skipped"  // by an operator
+	Deleted    Kind = "deleted"  // records below Offset, by retention
+	Unwell     Kind = "unwell"   // Health has changed: Note lists its reasons
+	Overfull   Kind = "overfull" // a partition holds more than it may
 )
 
 // Result is how a handler call has ended.
@@ -71,6 +71,7 @@ type Event struct {
 	Place   Place // of a copy: its source's
 	Record  string
 	Key     string // of a dedupe call: the store's
+	Token   uint64 // of a dedupe call: which claim
 	Session int    // of a handler call: which assignment of its partition, by member
 	Attempt int
 	Stage   int
@@ -80,6 +81,7 @@ type Event struct {
 	Copy    *CopyFacts
 	Member2 string // the group's id of the member
 	Epoch   int32  // the group's generation
+	Leader  int32  // of a commit: the leader epoch it carries
 	Note    string
 }
 

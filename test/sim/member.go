@@ -35,6 +35,7 @@ type member struct {
 	cancel   context.CancelFunc
 	returned chan struct{} // closed after err is set
 	err      error
+	said     string // by its Health, at the last look; life's own
 
 	mu       sync.Mutex                        // guards all below
 	clients  map[kstage.ClientRole]*kgo.Client // the last of a role

@@ -134,6 +134,10 @@ func (n *network) link(name linkName) *link {
 
 func (n *network) connect(ctx context.Context, client string, port int, l *acceptor) (net.Conn, error) {
 	n.mu.Lock()
+	if n.cut[client] { // meanwhile
+		n.mu.Unlock()
+		return nil, dialError(port, os.NewSyscallError("connect", syscall.ECONNREFUSED))
+	}
 	name := linkName{client, port}
 	up, down := &stream{n: n, link: n.link(name), up: true}, &stream{n: n, link: n.link(name)}
 	mine := &conn{name: name, in: down, out: up, local: address(client), remote: brokerAddr(port)}

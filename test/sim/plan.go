@@ -67,6 +67,7 @@ type GroupPlan struct {
 	Static    bool
 	Drain     time.Duration
 	Soft      time.Duration
+	Quick     bool // its handler takes no time, but for a few records
 	Counts    bool // its collector only counts: the quick way through the pipeline
 }
 
@@ -167,7 +168,7 @@ func (p *Plan) group(d draw, name string) GroupPlan {
 		Window:   kstage.Window{Records: d.between(5, 200), Bytes: int64(d.between(2, 200)) << 10, Span: d.between(10, 400)},
 		FetchMax: int32(d.between(1, 16)) << 10,
 		Dedupe:   d.percent(50), FailOpen: d.percent(20), Lease: oneOf(d, 3*time.Second, 15*time.Second),
-		Static: d.percent(15), Drain: d.ms(0, 5000), Soft: d.ms(0, 8000), Counts: d.percent(50),
+		Static: d.percent(15), Drain: d.ms(0, 5000), Soft: d.ms(0, 8000), Counts: d.percent(50), Quick: d.percent(30),
 	}
 	if d.percent(20) {
 		g.Dead = oneOf(d, kstage.Drop, kstage.Block)
@@ -203,7 +204,7 @@ func (p *Plan) records(d draw, n int) {
 			r.Value = oneOf(d, nil, []byte{})
 		}
 		if d.percent(5) {
-			r.Value = make([]byte, d.between(1000, 6000))
+			r.Value = noise(d, d.between(1000, largestValue))
 		}
 		if d.percent(80) {
 			r.Message = "m" + r.ID
@@ -222,6 +223,18 @@ func (p *Plan) records(d draw, n int) {
 		}
 		p.Records = append(p.Records, r)
 	}
+}
+
+// largestValue is that of a record, in bytes.
+const largestValue = 6000
+
+// noise is bytes that no compression makes fewer.
+func noise(d draw, n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(d.r.Uint32())
+	}
+	return b
 }
 
 // userHeaders are an application's: of any bytes, also twice.

@@ -48,6 +48,9 @@ func live(t *testing.T, seed uint64) (r *sim.Run) {
 	t.Helper()
 	plan := sim.PlanOf(seed, sim.Settings{Protocol: sim.Protocol(*protocol), Records: *records, Faults: *faults, Plain: *plain})
 	defer watchdog(seed).Stop()
+	if *stop { // should it panic
+		fmt.Fprintf(os.Stderr, "seed %d\n", seed)
+	}
 	synctest.Test(t, func(t *testing.T) {
 		var log sim.Logger
 		if *verbose {

@@ -106,8 +106,8 @@ type handle struct {
 
 var _ kstage.DedupeStore = (*handle)(nil)
 
-func (h *handle) event(k Kind, key string) Event {
-	return Event{Kind: k, Member: h.m.name, Group: h.m.group.Name, Key: key}
+func (h *handle) event(k Kind, c kstage.Claim) Event {
+	return Event{Kind: k, Member: h.m.name, Group: h.m.group.Name, Key: c.Key, Token: c.Token}
 }
 
 // call fails where the member has crashed.
@@ -120,12 +120,12 @@ func (h *handle) call(ctx context.Context, e Event, act func(e *Event) error) er
 
 // Claim implements kstage.DedupeStore.
 func (h *handle) Claim(ctx context.Context, key string, lease time.Duration) (c kstage.Claim, err error) {
-	e := h.event(Asked, key)
+	e := h.event(Asked, kstage.Claim{Key: key})
 	_, id, _ := cutLast(key, "\x00")
 	e.Place = h.m.w.placeOf(id)
 	err = h.call(ctx, e, func(e *Event) (err error) {
 		c, err = h.store.inner.Claim(ctx, key, lease)
-		e.Result = Result(c.State.String())
+		e.Result, e.Token = Result(c.State.String()), c.Token
 		return err
 	})
 	if err != nil {
@@ -136,15 +136,15 @@ func (h *handle) Claim(ctx context.Context, key string, lease time.Duration) (c 
 
 // Extend implements kstage.DedupeStore.
 func (h *handle) Extend(ctx context.Context, c kstage.Claim, lease time.Duration) error {
-	return h.call(ctx, h.event(Extended, c.Key), func(*Event) error { return h.store.inner.Extend(ctx, c, lease) })
+	return h.call(ctx, h.event(Extended, c), func(*Event) error { return h.store.inner.Extend(ctx, c, lease) })
 }
 
 // Confirm implements kstage.DedupeStore.
 func (h *handle) Confirm(ctx context.Context, c kstage.Claim) error {
-	return h.call(ctx, h.event(Sure, c.Key), func(*Event) error { return h.store.inner.Confirm(ctx, c) })
+	return h.call(ctx, h.event(Sure, c), func(*Event) error { return h.store.inner.Confirm(ctx, c) })
 }
 
 // Release implements kstage.DedupeStore.
 func (h *handle) Release(ctx context.Context, c kstage.Claim) error {
-	return h.call(ctx, h.event(Freed, c.Key), func(*Event) error { return h.store.inner.Release(ctx, c) })
+	return h.call(ctx, h.event(Freed, c), func(*Event) error { return h.store.inner.Release(ctx, c) })
 }

@@ -215,7 +215,7 @@ func (w *world) watchCommits() {
 				topic = w.topicOf(t.TopicID)
 			}
 			for _, p := range t.Partitions {
-				w.history.add(Event{Kind: Commit, Group: c.Group, Place: Place{topic, p.Partition, p.Offset}, Member2: c.MemberID, Epoch: c.Generation})
+				w.history.add(Event{Kind: Commit, Group: c.Group, Place: Place{topic, p.Partition, p.Offset}, Member2: c.MemberID, Epoch: c.Generation, Leader: p.LeaderEpoch})
 			}
 		}
 		return nil, nil, false

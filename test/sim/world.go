@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -26,8 +27,8 @@ type Run struct {
 	Plan    Plan
 	Script  []string // the faults, as they happened
 	History *History
-	Logs    map[string]map[int32]map[int64]string // by topic, partition, offset: which record stands there, at the end
-	Dead    []DeadRecord                          // what stands in the dead-letter topics
+	Logs    map[string]map[int32]map[int64]Stood // by topic, partition, offset: what stands there at the end
+	Dead    []DeadRecord                         // what stands in the dead-letter topics
 	Members []MemberEnd
 	Lag     string   // what was not finished when time was up; empty: all was
 	Left    []string // stacks of goroutines that outlived their Run
@@ -60,6 +61,9 @@ type world struct {
 	tasks   []task         // that faults have left, by time
 	ghosts  map[string]time.Time
 	topics  map[[16]byte]string
+
+	injected []*kfake.FaultHandle // that may not have met their requests yet
+	healed   atomic.Bool          // no fault has any effect any more
 
 	mu      sync.Mutex // guards all below
 	snoozed map[string]bool
@@ -205,16 +209,23 @@ func (w *world) snoozes(record, group string) bool {
 	return true
 }
 
-// pass lets time pass, and does the tasks that come due.
+// pass lets time pass, does the tasks that come due, and looks at the members.
 func (w *world) pass(d time.Duration) {
 	for end := time.Now().Add(d); ; {
-		if len(w.tasks) == 0 || w.tasks[0].at.After(end) {
-			wait(time.Until(end))
+		next, due := end, len(w.tasks) > 0 && !w.tasks[0].at.After(end)
+		if due {
+			next = w.tasks[0].at
+		}
+		for time.Until(next) > lookEach {
+			wait(lookEach)
+			w.look()
+		}
+		wait(time.Until(next))
+		if !due {
 			return
 		}
 		t := w.tasks[0]
 		w.tasks = w.tasks[1:]
-		wait(time.Until(t.at))
 		t.do()
 	}
 }
@@ -263,6 +274,10 @@ func (w *world) heal() {
 			w.join(g)
 		}
 	}
+	w.healed.Store(true)
+	for _, f := range w.injected {
+		f.Remove()
+	}
 	w.note(time.Since(w.history.start), "healed", "all")
 }
 
@@ -272,7 +287,11 @@ const calmAfter = 15 * time.Second
 // end stops everybody and collects what can be seen.
 func (w *world) end(r *Run) {
 	w.leaving.Wait()
-	w.pass(calmAfter)
+	for range 10 { // a fault's last effect may come only now
+		if w.pass(calmAfter); w.unwell() == "" {
+			break
+		}
+	}
 	calm := map[*member]kstage.Health{}
 	for _, m := range w.members {
 		calm[m] = m.Health()
