@@ -31,7 +31,7 @@ const producerMetadataPause = time.Second
 func (c *commonConfig) clientOptions(role ClientRole) []kgo.Opt {
 	opts := []kgo.Opt{
 		kgo.ClientID(c.clientID),
-		kgo.WithLogger(kzap.New(c.logger.Named("kgo"))),
+		kgo.WithLogger(kzap.New(c.clientLogger())),
 		kgo.MetadataMaxAge(metadataAge),
 	}
 	if role == RoleProducer {
@@ -48,6 +48,16 @@ func (c *commonConfig) clientOptions(role ClientRole) []kgo.Opt {
 		opts = append(opts, kgo.SASL(c.sasl))
 	}
 	return opts
+}
+
+// clientLogger is for what clients have to say: each of their steps, at info. Who does not
+// debug gets warnings and errors.
+func (c *commonConfig) clientLogger() *zap.Logger {
+	l := c.logger.Named("kgo")
+	if l.Core().Enabled(zap.DebugLevel) || !l.Core().Enabled(zap.WarnLevel) {
+		return l
+	}
+	return l.WithOptions(zap.IncreaseLevel(zap.WarnLevel))
 }
 
 // newClient makes a client for a role; ours are the options that win. A hook that
@@ -126,4 +136,32 @@ func (c *connections) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, _ n
 		c.said.Store(true)
 		c.log.Warn("disconnected: no broker can be reached", zap.Error(err))
 	}
+}
+
+// trouble is why a client got no answer last: a request that runs out of time does not
+// tell. Its zero value is ready.
+type trouble struct{ err atomic.Pointer[error] }
+
+// OnBrokerConnect implements kgo.HookBrokerConnect.
+func (t *trouble) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, _ net.Conn, err error) {
+	t.note(err)
+}
+
+// OnBrokerRead implements kgo.HookBrokerRead.
+func (t *trouble) OnBrokerRead(_ kgo.BrokerMetadata, _ int16, _ int, _, _ time.Duration, err error) {
+	t.note(err)
+}
+
+// note keeps no context's end: that is what it is asked about.
+func (t *trouble) note(err error) {
+	if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, kgo.ErrClientClosed) {
+		t.err.Store(&err)
+	}
+}
+
+func (t *trouble) last() error {
+	if p := t.err.Load(); p != nil {
+		return *p
+	}
+	return nil
 }

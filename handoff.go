@@ -45,6 +45,7 @@ type handOff struct {
 	board     *healthBoard
 	random    func(int64) int64
 	ctx       context.Context  // of the copies: it never ends, since the end of one record's would fail its whole batch
+	trouble   trouble          // of client
 	batchSize map[string]int32 // max.message.bytes of the targets, as far as it is known; written before the first copy
 
 	mu       sync.Mutex // guards all below, and what is in the outboxes; taken before window.mu, never held over a call of the client or user code
@@ -97,6 +98,7 @@ func (o *handOff) connect(base context.Context, cfg *consumerConfig) (err error)
 	o.ctx = base
 	o.connectTo = func() (*kgo.Client, error) {
 		return cfg.newClient(RoleHandOff,
+			kgo.WithHooks(&o.trouble),
 			kgo.RequiredAcks(kgo.AllISRAcks()),
 			kgo.ProducerLinger(0),
 			kgo.ProduceRequestTimeout(replicateTimeout),

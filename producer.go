@@ -2,6 +2,7 @@ package kstage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -41,6 +42,7 @@ func NewProducer(opts ...ProducerOption) (*Producer, error) {
 	if err != nil {
 		return nil, err
 	}
+	cfg.warn()
 	p := &Producer{
 		cfg: cfg, closed: make(chan struct{}),
 		refused: make(chan struct{}, 1), recreated: make(chan string, 16),
@@ -202,12 +204,11 @@ func (p *Producer) HealthCheck(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = within(ctx, func() (struct{}, error) { return struct{}{}, topicAdmin{l.client}.ping(ctx) })
-	switch {
-	case err == nil:
-		return nil
-	case isAuthentication(err):
-		return explain(err, "")
+	err = askBroker(ctx, l.client)
+	if errors.Is(err, kgo.ErrClientClosed) { // meanwhile, by Close or since it was refused
+		if _, why := p.ledger.present(); why != nil {
+			return why
+		}
 	}
-	return fmt.Errorf("kstage: no broker answers: %w", err)
+	return err
 }

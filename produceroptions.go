@@ -88,6 +88,9 @@ func WithTopic(name string) ProducerOption {
 	return producerOption(func(c *producerConfig) { c.topic, c.topicSet = name, true })
 }
 
+// Topic is that of records that name none; empty: there is none.
+func (p *Producer) Topic() string { return p.cfg.topic }
+
 // Acks says which brokers must have a record before it counts as published.
 type Acks int
 

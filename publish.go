@@ -198,7 +198,7 @@ func (p *Producer) write(pd *pending, waits bool, partition int32, err error) {
 	if line == nil {
 		return
 	}
-	fields := []zap.Field{zap.String("topic", pd.record.Topic), zap.String("key", p.log.key(pd.record.Key)), zap.ByteString("message_id", pd.id())}
+	fields := []zap.Field{zap.String("topic", pd.record.Topic), zap.String("key", p.log.key(pd.record.Key)), zap.ByteString("message_id", pd.id()), requestID(pd.record.Headers)}
 	if err == nil {
 		fields = append(fields, zap.Int32("partition", partition), zap.Int64("offset", p.offset(&pd.record)))
 	} else {
