@@ -57,9 +57,9 @@ type world struct {
 	members []*member // that are to run
 	all     []*member
 	births  int
-	leaving sync.WaitGroup // members that were told to end
-	tasks   []task         // that faults have left, by time
-	ghosts  map[string]time.Time
+	leaving sync.WaitGroup       // members that were told to end
+	tasks   []task               // that faults have left, by time
+	ghosts  map[string]time.Time // since when groups have members that nobody is, or are stuck: by their ids
 	topics  map[[16]byte]string
 
 	injected []*kfake.FaultHandle // that may not have met their requests yet
