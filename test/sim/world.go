@@ -77,6 +77,8 @@ type task struct {
 
 // Live lives a plan, in a synctest bubble. A violation of what only the world itself
 // can see is in the Run, too.
+//
+//nolint:contextcheck // a world keeps the context of its life
 func Live(ctx context.Context, plan Plan, log Logger) *Run {
 	w := newWorld(ctx, &plan, log)
 	defer hook.OnStretch(nil)
@@ -309,4 +311,4 @@ func (w *world) end(r *Run) {
 	r.Script, r.Took = w.script, time.Since(w.history.start)
 }
 
-var errDropped = errors.New("sim: dropped") //nolint:gochecknoglobals // a constant in all but type
+var errDropped = errors.New("sim: dropped")
