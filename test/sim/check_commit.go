@@ -149,7 +149,7 @@ func commitEpoch(r *Run, f *findings) {
 		}
 		os := offsets[e.Place.spot()]
 		i, _ := slices.BinarySearch(os, e.Place.Offset)
-		if i == 0 {
+		if i == 0 || os[i-1] != e.Place.Offset-1 { // the record was deleted since, or is a hole
 			continue
 		}
 		last := Place{e.Place.Topic, e.Place.Partition, os[i-1]}

@@ -177,9 +177,9 @@ func (w *world) lag() string {
 					if info != nil {
 						at = info.Commits[t][p.Partition].Offset
 					}
-					if left := p.HighWatermark - max(at, p.LogStartOffset); left > 0 {
+					if end := w.lastRecord(t, p); end > max(at, p.LogStartOffset) {
 						behind = true
-						fmt.Fprintf(&b, "%s: %s/%d %d of %d; ", group, t, p.Partition, at, p.HighWatermark)
+						fmt.Fprintf(&b, "%s: %s/%d %d of %d; ", group, t, p.Partition, at, end)
 					}
 				}
 			}
@@ -189,6 +189,17 @@ func (w *world) lag() string {
 		}
 	}
 	return b.String()
+}
+
+// lastRecord is the offset behind a partition's last record that must be read: of
+// main topics the last that was acknowledged, since transactions leave markers.
+func (w *world) lastRecord(topic string, p *kfake.PartitionInfo) int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if _, isMain := w.acked[topic]; isMain {
+		return w.acked[topic][p.Partition]
+	}
+	return p.HighWatermark
 }
 
 // operate is the operator of groups whose dead records block: it skips them.

@@ -67,6 +67,7 @@ type world struct {
 
 	mu      sync.Mutex // guards all below
 	snoozed map[string]bool
+	acked   map[string]map[int32]int64 // of main topics: the offset behind the last record that was acknowledged
 }
 
 // task is to be done later.
@@ -109,7 +110,7 @@ func Live(ctx context.Context, plan Plan, log Logger) *Run {
 func newWorld(ctx context.Context, plan *Plan, log Logger) *world {
 	w := &world{
 		ctx: ctx, plan: plan, log: log, history: newHistory(), net: newNetwork(),
-		records: map[string]*RecordPlan{}, ghosts: map[string]time.Time{}, topics: map[[16]byte]string{}, snoozed: map[string]bool{},
+		records: map[string]*RecordPlan{}, ghosts: map[string]time.Time{}, topics: map[[16]byte]string{}, snoozed: map[string]bool{}, acked: map[string]map[int32]int64{},
 	}
 	for i := range plan.Records {
 		w.records[plan.Records[i].ID] = &plan.Records[i]
@@ -142,6 +143,7 @@ func (w *world) createTopics() {
 	most := int32(1)
 	for _, t := range w.plan.Topics {
 		w.createTopic(t.Name, t.Partitions)
+		w.acked[t.Name] = map[int32]int64{}
 		most = max(most, t.Partitions)
 	}
 	for i := range w.plan.Groups {
