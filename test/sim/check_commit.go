@@ -3,6 +3,8 @@ package sim
 import (
 	"slices"
 	"strings"
+
+	"github.com/kstage/kstage"
 )
 
 // ledger is which records of which group are finished, while a history is read.
@@ -46,7 +48,7 @@ func (l *ledger) see(e *Event) {
 		e.Kind == CopyAcked,
 		e.Kind == Skipped:
 		l.finished[groupPlace{e.Group, e.Place}] = e.Note != notSkipped
-	case e.Kind == Asked && e.Result == claimDone:
+	case e.Kind == Asked && e.Answer == kstage.ClaimDone.String():
 		_, id, _ := cutLast(e.Key, "\x00")
 		l.ids[[2]string{e.Group, id}] = true
 		if e.Place.Topic != "" { // it is of a record without one
@@ -133,7 +135,6 @@ func commitOwnership(r *Run, f *findings) {
 			if epoch, ok := given[o]; ok && e.Epoch > epoch {
 				f.add(e.At, "%s commits %v in generation %d, and gave it up in %d", o.member, e.Place, e.Epoch, epoch)
 			}
-		default:
 		}
 	}
 }
@@ -148,7 +149,7 @@ func commitEpoch(r *Run, f *findings) {
 		}
 		os := offsets[e.Place.spot()]
 		i, _ := slices.BinarySearch(os, e.Place.Offset)
-		if i == 0 {
+		if i == 0 || os[i-1] != e.Place.Offset-1 { // the record was deleted since, or is a hole
 			continue
 		}
 		last := Place{e.Place.Topic, e.Place.Partition, os[i-1]}

@@ -1,5 +1,7 @@
 package sim
 
+import "github.com/kstage/kstage"
+
 // claimOf is what a member has claimed.
 type claimOf struct{ member, group, id string }
 
@@ -17,7 +19,7 @@ func dedupe(r *Run, f *findings) {
 		_, id, _ := cutLast(e.Key, "\x00")
 		switch e.Kind {
 		case Asked:
-			if e.Result == claimNew && e.Note == "" {
+			if e.Answer == kstage.ClaimNew.String() && e.Note == "" {
 				k := claimOf{e.Member, e.Group, id}
 				if lent[k] == nil {
 					lent[k] = map[uint64]bool{}
@@ -41,7 +43,6 @@ func dedupe(r *Run, f *findings) {
 			if len(lent[claimOf{e.Member, e.Group, rec.Message}]) == 0 {
 				f.add(e.At, "%s handles %v (%s) without a claim of %s", e.Member, e.Place, e.Record, rec.Message)
 			}
-		default:
 		}
 	}
 }

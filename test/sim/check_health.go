@@ -59,7 +59,6 @@ func healthTells(r *Run, f *findings) {
 					delete(failed, t)
 				}
 			}
-		default:
 		}
 	}
 }
@@ -78,11 +77,14 @@ func healthyAgain(r *Run, f *findings) {
 			f.add(r.Took, "%s: live %v, ready %v: %v", m.Name, m.Calm.Live, m.Calm.Ready, m.Calm.Reasons)
 		}
 		for _, reason := range m.Calm.Reasons {
-			switch reason.Kind {
-			case kstage.HealthForeignRecords, kstage.HealthGap, kstage.HealthTopicRecreated:
-			default:
+			if !isNotice(reason.Kind) {
 				f.add(r.Took, "%s still says: %v", m.Name, reason)
 			}
 		}
 	}
+}
+
+// isNotice says that a reason is told of for some minutes, whatever comes after.
+func isNotice(k kstage.ReasonKind) bool {
+	return k == kstage.HealthForeignRecords || k == kstage.HealthGap || k == kstage.HealthTopicRecreated
 }

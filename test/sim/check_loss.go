@@ -44,6 +44,7 @@ func noLoss(r *Run, f *findings) {
 		return // progress says so
 	}
 	os := outcomes(r)
+	gone := deleted(r)
 	twins := map[string][]string{} // by message id
 	for i := range r.Plan.Records {
 		if m := r.Plan.Records[i].Message; m != "" {
@@ -65,7 +66,7 @@ func noLoss(r *Run, f *findings) {
 			if got == nil {
 				got = &outcome{}
 			}
-			if got.is(want, g) || g.Dedupe && slices.ContainsFunc(twins[rec.Message], func(id string) bool {
+			if got.is(want, g) || e.Place.Offset < gone[e.Place.spot()] || g.Dedupe && slices.ContainsFunc(twins[rec.Message], func(id string) bool {
 				o := os[[2]string{g.Name, id}]
 				return o != nil && o.is(want, g)
 			}) {
@@ -74,6 +75,18 @@ func noLoss(r *Run, f *findings) {
 			f.add(e.At, "group %s: %s at %v must be %s, and is: %+v", g.Name, rec.ID, e.Place, want, *got)
 		}
 	}
+}
+
+// deleted is before which offsets records were taken by retention: they may have been
+// read before, or not.
+func deleted(r *Run) map[spot]int64 {
+	gone := map[spot]int64{}
+	for _, e := range r.History.Events() {
+		if e.Kind == Deleted {
+			gone[e.Place.spot()] = max(gone[e.Place.spot()], e.Place.Offset)
+		}
+	}
+	return gone
 }
 
 // is says that what must become of a record has.
@@ -122,8 +135,10 @@ func noInvention(r *Run, f *findings) {
 
 // deadLettersTold: each dead letter can be read, and says where its record was.
 func deadLettersTold(r *Run, f *findings) {
+	gone := deleted(r)
 	for _, d := range r.Dead {
 		switch {
+		case d.Place.Offset < gone[d.Place.spot()]:
 		case d.Err != nil:
 			f.add(0, "group %s: the dead letter of %s cannot be read: %v", d.Group, d.Record, d.Err)
 		case r.at(d.Place) != d.Record:

@@ -101,7 +101,6 @@ func fenced(r *Run, f *findings) {
 			if at, ok := given[o]; ok && (e.At > at+2*maxStretch || calls[memberPlace{e.Member, e.Place}] > at) {
 				f.add(e.At, "%s sends a copy of %v, and gave the partition up at %v", e.Member, e.Place, at)
 			}
-		default:
 		}
 	}
 }

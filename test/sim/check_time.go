@@ -27,7 +27,6 @@ func neverEarly(r *Run, f *findings) {
 			ends[k] = append(ends[k], e)
 		case CopySent:
 			checkCopies(r, f, &e, ends[call{e.Member, e.Place, e.Copy.Attempt}], epoch)
-		default:
 		}
 	}
 }

@@ -74,28 +74,33 @@ func (w *world) deadRecord(g *GroupPlan, rec *kgo.Record) DeadRecord {
 	}
 }
 
-// read reads a topic from its start to its end.
+// read reads a topic, as far as it is acknowledged or committed.
 func (w *world) read(r *Run, topic string, each func(*kgo.Record)) {
 	r.Logs[topic] = map[int32]map[int64]Stood{}
-	left := int64(0)
-	offsets := map[int32]kgo.Offset{}
+	ends, offsets := map[int32]int64{}, map[int32]kgo.Offset{}
 	for _, p := range w.cluster.PartitionInfos(topic) {
 		r.Logs[topic][p.Partition] = map[int64]Stood{}
-		left += p.HighWatermark - p.LogStartOffset
-		offsets[p.Partition] = kgo.NewOffset().AtStart()
+		if end := w.lastRecord(topic, p); end > p.LogStartOffset {
+			ends[p.Partition], offsets[p.Partition] = end, kgo.NewOffset().AtStart()
+		}
+	}
+	if len(ends) == 0 {
+		return
 	}
 	cl, err := kgo.NewClient(kgo.SeedBrokers(w.addrs...), kgo.Dialer(w.net.dialer("reader")), kgo.DisableClientMetrics(),
-		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: offsets}))
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: offsets}))
 	must(err)
 	defer cl.Close()
 	limited, cancel := context.WithTimeout(w.ctx, time.Minute)
 	defer cancel()
-	for left > 0 && limited.Err() == nil {
+	for len(ends) > 0 && limited.Err() == nil {
 		cl.PollFetches(limited).EachRecord(func(rec *kgo.Record) {
 			r.Logs[topic][rec.Partition][rec.Offset] = Stood{recordOf(rec.Headers), rec.LeaderEpoch}
-			left--
 			if each != nil {
 				each(rec)
+			}
+			if rec.Offset+1 >= ends[rec.Partition] {
+				delete(ends, rec.Partition)
 			}
 		})
 	}

@@ -1,12 +1,15 @@
 package sim
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
@@ -60,6 +63,8 @@ func faultKinds() []faultKind {
 		{"clock-jumps", 4, clockJumps},
 		{"paused-by-user", 3, pausedByUser},
 		{"partitions-added", 1, partitionsAdded},
+		{"records-deleted", 2, recordsDeleted},
+		{"transaction-aborted", 2, transactionAborted},
 	}
 }
 
@@ -347,4 +352,31 @@ func partitionsAdded(w *world, d dice) string {
 	t := w.plan.Topics[d.of(0, len(w.plan.Topics))].Name
 	n := int32(len(w.cluster.PartitionInfos(t))) + 1
 	return fmt.Sprintf("%s to %d: %v", t, n, w.addPartitions(t, n))
+}
+
+// recordsDeleted: retention takes records that may not have been read.
+func recordsDeleted(w *world, d dice) string {
+	infos := w.cluster.PartitionInfos(w.plan.Topics[d.of(0, len(w.plan.Topics))].Name)
+	topic, p := w.plan.Topics[d.of(0, len(w.plan.Topics))].Name, infos[d.of(1, len(infos))]
+	to := p.LogStartOffset + int64(d[2])%(p.HighWatermark-p.LogStartOffset+1)
+	w.history.add(Event{Kind: Deleted, Place: Place{topic, p.Partition, to}})
+	return fmt.Sprintf("%s/%d before %d: %v", topic, p.Partition, to, w.cluster.DeleteRecords(topic, p.Partition, to))
+}
+
+// transactionAborted: some offsets of a topic hold nothing that is delivered.
+func transactionAborted(w *world, d dice) string {
+	topic := w.plan.Topics[d.of(0, len(w.plan.Topics))].Name
+	limited, cancel := context.WithTimeout(w.ctx, 10*time.Second)
+	defer cancel()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(w.addrs...), kgo.Dialer(w.net.dialer("harness")), kgo.DisableClientMetrics(), kgo.TransactionalID(fmt.Sprint("t", d[1])))
+	must(err)
+	defer cl.Close()
+	if err := cl.BeginTransaction(); err != nil {
+		return err.Error()
+	}
+	for i := range 1 + d.of(2, 3) {
+		cl.Produce(limited, &kgo.Record{Topic: topic, Value: fmt.Append(nil, "aborted", i)}, nil)
+	}
+	err = errors.Join(cl.Flush(limited), cl.EndTransaction(limited, kgo.TryAbort))
+	return fmt.Sprintf("%s: %v", topic, err)
 }

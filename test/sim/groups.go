@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/kstage/kstage"
@@ -51,6 +52,12 @@ func (w *world) banGhosts() {
 		if info == nil {
 			continue
 		}
+		if stuck := w.isStuck(info); stuck {
+			for _, m := range info.Members {
+				w.ban(group, m.MemberID)
+			}
+			continue
+		}
 		for _, m := range info.Members {
 			if w.isSomebody(m.MemberID, role) {
 				delete(w.ghosts, m.MemberID)
@@ -63,6 +70,27 @@ func (w *world) banGhosts() {
 			}
 		}
 	}
+}
+
+// stuckAfter is longer than a rebalance may take.
+const stuckAfter = 90 * time.Second
+
+// isStuck says that a group has been rebalancing for longer than a broker lets it.
+func (w *world) isStuck(info *kfake.GroupInfo) bool {
+	if info.State != "PreparingRebalance" {
+		delete(w.ghosts, info.Group)
+		return false
+	}
+	since, seen := w.ghosts[info.Group]
+	if !seen {
+		w.ghosts[info.Group] = time.Now()
+		return false
+	}
+	if time.Since(since) < stuckAfter {
+		return false
+	}
+	delete(w.ghosts, info.Group)
+	return true
 }
 
 // groupRoles are the groups of the world, and which of a member's clients is in them.
@@ -149,9 +177,9 @@ func (w *world) lag() string {
 					if info != nil {
 						at = info.Commits[t][p.Partition].Offset
 					}
-					if left := p.HighWatermark - max(at, p.LogStartOffset); left > 0 {
+					if end := w.lastRecord(t, p); end > max(at, p.LogStartOffset) {
 						behind = true
-						fmt.Fprintf(&b, "%s: %s/%d %d of %d; ", group, t, p.Partition, at, p.HighWatermark)
+						fmt.Fprintf(&b, "%s: %s/%d %d of %d; ", group, t, p.Partition, at, end)
 					}
 				}
 			}
@@ -161,6 +189,17 @@ func (w *world) lag() string {
 		}
 	}
 	return b.String()
+}
+
+// lastRecord is the offset behind a partition's last record that must be read: of
+// main topics the last that was acknowledged, since transactions leave markers.
+func (w *world) lastRecord(topic string, p *kfake.PartitionInfo) int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if _, isMain := w.acked[topic]; isMain {
+		return w.acked[topic][p.Partition]
+	}
+	return p.HighWatermark
 }
 
 // operate is the operator of groups whose dead records block: it skips them.

@@ -23,7 +23,7 @@ func recordOf(hs []kgo.RecordHeader) string {
 	return ""
 }
 
-var errGone = errors.New("sim: this process has crashed") //nolint:gochecknoglobals // a constant in all but type
+var errGone = errors.New("sim: this process has crashed")
 
 // handle is what every group does with its records.
 func (m *member) handle(ctx context.Context, msg kstage.Message) error {
@@ -108,7 +108,7 @@ func (m *member) result(e Event, c Conduct) Result {
 	return OK
 }
 
-var errAsPlanned = errors.New("sim: as planned") //nolint:gochecknoglobals // a constant in all but type
+var errAsPlanned = errors.New("sim: as planned")
 
 func (m *member) answer(r Result, c Conduct) error {
 	switch r {

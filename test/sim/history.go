@@ -8,33 +8,33 @@ import (
 	"time"
 )
 
-// Kind is what kind of thing has happened.
-type Kind string
+// Kind is what kind of thing has happened. No enum: each rule looks at a few of them.
+type Kind = string
 
 // The kinds of events.
 const (
-	Published  Kind = "published" // a broker has acknowledged a record to its producer
-	Started    Kind = "started"   // a handler call
-	Ended      Kind = "ended"     // a handler call: Note says how
-	CopySent   Kind = "copy-sent" // to the client, towards a retry or dead-letter topic
-	CopyAcked  Kind = "copy-acked"
-	CopyFailed Kind = "copy-failed"
-	Commit     Kind = "commit" // a broker has received a commit of one partition
-	Assigned   Kind = "assigned"
-	Given      Kind = "given" // a partition was given back: Note says how
-	Asked      Kind = "asked" // the dedupe store, for a claim: Note is its answer
-	Extended   Kind = "extended"
-	Sure       Kind = "sure"    // the dedupe store has confirmed a key
-	Freed      Kind = "freed"   // the dedupe store has released a key
-	Strayed    Kind = "strayed" // the dedupe store was called and failed
-	Began      Kind = "began"   // a Run
-	Returned   Kind = "returned"
-	Crashed    Kind = "crashed"
-	Fault      Kind = "fault"
-	Skipped    Kind = "skipped"  // by an operator
-	Deleted    Kind = "deleted"  // records below Offset, by retention
-	Unwell     Kind = "unwell"   // Health has changed: Note lists its reasons
-	Overfull   Kind = "overfull" // a partition holds more than it may
+	Published  = "published" // a broker has acknowledged a record to its producer
+	Started    = "started"   // a handler call
+	Ended      = "ended"     // a handler call: Note says how
+	CopySent   = "copy-sent" // to the client, towards a retry or dead-letter topic
+	CopyAcked  = "copy-acked"
+	CopyFailed = "copy-failed"
+	Commit     = "commit" // a broker has received a commit of one partition
+	Assigned   = "assigned"
+	Given      = "given" // a partition was given back: Note says how
+	Asked      = "asked" // the dedupe store, for a claim: Note is its answer
+	Extended   = "extended"
+	Sure       = "sure"    // the dedupe store has confirmed a key
+	Freed      = "freed"   // the dedupe store has released a key
+	Strayed    = "strayed" // the dedupe store was called and failed
+	Began      = "began"   // a Run
+	Returned   = "returned"
+	Crashed    = "crashed"
+	Fault      = "fault"
+	Skipped    = "skipped"  // by an operator
+	Deleted    = "deleted"  // records below Offset, by retention
+	Unwell     = "unwell"   // Health has changed: Note lists its reasons
+	Overfull   = "overfull" // a partition holds more than it may
 )
 
 // Result is how a handler call has ended.
@@ -77,6 +77,7 @@ type Event struct {
 	Stage   int
 	Clock   time.Duration // how far the member's wall clock is ahead
 	Result  Result
+	Answer  string        // of the dedupe store: what it knows of a key
 	Wait    time.Duration // what the handler has asked for
 	Copy    *CopyFacts
 	Member2 string // the group's id of the member
@@ -144,6 +145,7 @@ func (e Event) String() string {
 		{"stage ", e.Stage, e.Stage != 0},
 		{"clock ", e.Clock, e.Clock != 0},
 		{"", e.Result, e.Result != ""},
+		{"", e.Answer, e.Answer != ""},
 		{"wait ", e.Wait, e.Wait != 0},
 		{"epoch ", e.Epoch, e.Member2 != ""},
 		{"", e.Note, e.Note != ""},

@@ -40,7 +40,6 @@ type member struct {
 	mu       sync.Mutex                        // guards all below
 	clients  map[kstage.ClientRole]*kgo.Client // the last of a role
 	sessions map[context.Context]int           // of its assignments: each has a context of its own
-	running  int                               // handlers
 }
 
 // join starts a member of a group.

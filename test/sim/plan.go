@@ -213,10 +213,10 @@ func (p *Plan) records(d draw, n int) {
 			r.Message = p.Records[d.n(i)].Message
 		}
 		r.Headers = userHeaders(d)
-		if d.percent(4) {
+		switch g := oneOf(d, p.Groups...); {
+		case d.percent(4):
 			r.Headers = append(r.Headers, forgedHeaders(d, append(forgeable(), "kstage-id")...)...)
-		}
-		if g := oneOf(d, p.Groups...); len(g.Stages) > 0 && d.percent(3) {
+		case len(g.Stages) > 0 && d.percent(3):
 			r.Into, r.Message = g.Name, ""
 			r.Foreign = d.percent(30)
 			r.Headers = append(r.Headers, forgedHeaders(d, forgeable()...)...)

@@ -55,13 +55,23 @@ func (w *world) publish() {
 		wait(r.After)
 		p.PublishAsync(w.ctx, &kgo.Record{Topic: w.plan.target(r), Key: r.Key, Value: r.Value, Headers: r.published()}, func(sent *kgo.Record, err error) {
 			if err == nil {
-				w.history.add(Event{Kind: Published, Record: r.ID, Place: Place{sent.Topic, sent.Partition, sent.Offset}})
+				w.published(r, Place{sent.Topic, sent.Partition, sent.Offset})
 			}
 		})
 	}
 	limited, cancel := context.WithTimeout(w.ctx, 5*time.Minute)
 	defer cancel()
 	_ = p.Close(limited)
+}
+
+// published is told that a record was acknowledged.
+func (w *world) published(r *RecordPlan, at Place) {
+	w.history.add(Event{Kind: Published, Record: r.ID, Place: at})
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if ends := w.acked[at.Topic]; ends != nil {
+		ends[at.Partition] = max(ends[at.Partition], at.Offset+1)
+	}
 }
 
 // wait lets time pass.

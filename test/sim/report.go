@@ -46,14 +46,13 @@ func Facts(r *Run) map[string]int {
 	for _, e := range r.History.Events() {
 		switch e.Kind {
 		case Published, Started, CopyAcked, CopyFailed, Commit, Crashed, Began:
-			facts[string(e.Kind)]++
+			facts[e.Kind]++
 		case Given:
 			facts[e.Note]++
 		case Ended:
 			if e.Result == OK && !r.Plan.groupOf(e.Group).Dedupe {
 				handled[[2]string{e.Group, e.Record}]++
 			}
-		default:
 		}
 	}
 	for _, n := range handled {

@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/require"
 	"go.uber.org/zap/zapcore"
 
 	"github.com/kstage/kstage/test/sim"
@@ -32,6 +34,8 @@ var (
 )
 
 // TestSeeds lives one world for each seed, and checks every rule.
+//
+//nolint:paralleltest // worlds share the hooks
 func TestSeeds(t *testing.T) {
 	sum := newSummary()
 	for i := range *seeds {
@@ -41,6 +45,25 @@ func TestSeeds(t *testing.T) {
 			break
 		}
 	}
+	t.Log(sum)
+}
+
+// TestRegressions lives the seeds that once broke a rule, several times each: natively
+// a seed does not repeat exactly.
+//
+//nolint:paralleltest // worlds share the hooks
+func TestRegressions(t *testing.T) {
+	list, err := os.ReadFile("testdata/regressions.txt")
+	require.NoError(t, err)
+	sum := newSummary()
+	for line := range strings.Lines(string(list)) {
+		if seed, err := strconv.ParseUint(strings.Fields(line)[0], 10, 64); err == nil {
+			for range 3 {
+				sum.add(t, seed, live(t, seed))
+			}
+		}
+	}
+	require.NotZero(t, sum.worlds)
 	t.Log(sum)
 }
 

@@ -22,12 +22,6 @@ type store struct {
 	how   trouble
 }
 
-// claimDone and claimNew are results of Asked.
-const (
-	claimDone Result = "done"
-	claimNew  Result = "new"
-)
-
 // trouble is what is wrong with the store.
 type trouble int
 
@@ -54,7 +48,7 @@ func (s *store) fail(how trouble, d time.Duration) {
 	s.how, s.until = how, time.Now().Add(d)
 }
 
-var errStore = errors.New("sim: the store fails") //nolint:gochecknoglobals // a constant in all but type
+var errStore = errors.New("sim: the store fails")
 
 // call does what act does, as far as the store works. act is called under s.mu.
 func (s *store) call(ctx context.Context, e Event, act func(e *Event) error) error {
@@ -81,7 +75,7 @@ func (s *store) call(ctx context.Context, e Event, act func(e *Event) error) err
 		_ = s.act(e, act)
 	case storeDown, storeFlaky, storeTroubles:
 	}
-	e.Note = string(e.Kind) + " " + how.String()
+	e.Note = e.Kind + " " + how.String()
 	e.Kind = Strayed
 	s.history.add(e)
 	return errStore
@@ -125,7 +119,7 @@ func (h *handle) Claim(ctx context.Context, key string, lease time.Duration) (c 
 	e.Place = h.m.w.placeOf(id)
 	err = h.call(ctx, e, func(e *Event) (err error) {
 		c, err = h.store.inner.Claim(ctx, key, lease)
-		e.Result, e.Token = Result(c.State.String()), c.Token
+		e.Answer, e.Token = c.State.String(), c.Token
 		return err
 	})
 	if err != nil {

@@ -57,9 +57,9 @@ type world struct {
 	members []*member // that are to run
 	all     []*member
 	births  int
-	leaving sync.WaitGroup // members that were told to end
-	tasks   []task         // that faults have left, by time
-	ghosts  map[string]time.Time
+	leaving sync.WaitGroup       // members that were told to end
+	tasks   []task               // that faults have left, by time
+	ghosts  map[string]time.Time // since when groups have members that nobody is, or are stuck: by their ids
 	topics  map[[16]byte]string
 
 	injected []*kfake.FaultHandle // that may not have met their requests yet
@@ -67,6 +67,7 @@ type world struct {
 
 	mu      sync.Mutex // guards all below
 	snoozed map[string]bool
+	acked   map[string]map[int32]int64 // of main topics: the offset behind the last record that was acknowledged
 }
 
 // task is to be done later.
@@ -77,6 +78,8 @@ type task struct {
 
 // Live lives a plan, in a synctest bubble. A violation of what only the world itself
 // can see is in the Run, too.
+//
+//nolint:contextcheck // a world keeps the context of its life
 func Live(ctx context.Context, plan Plan, log Logger) *Run {
 	w := newWorld(ctx, &plan, log)
 	defer hook.OnStretch(nil)
@@ -107,7 +110,7 @@ func Live(ctx context.Context, plan Plan, log Logger) *Run {
 func newWorld(ctx context.Context, plan *Plan, log Logger) *world {
 	w := &world{
 		ctx: ctx, plan: plan, log: log, history: newHistory(), net: newNetwork(),
-		records: map[string]*RecordPlan{}, ghosts: map[string]time.Time{}, topics: map[[16]byte]string{}, snoozed: map[string]bool{},
+		records: map[string]*RecordPlan{}, ghosts: map[string]time.Time{}, topics: map[[16]byte]string{}, snoozed: map[string]bool{}, acked: map[string]map[int32]int64{},
 	}
 	for i := range plan.Records {
 		w.records[plan.Records[i].ID] = &plan.Records[i]
@@ -140,6 +143,7 @@ func (w *world) createTopics() {
 	most := int32(1)
 	for _, t := range w.plan.Topics {
 		w.createTopic(t.Name, t.Partitions)
+		w.acked[t.Name] = map[int32]int64{}
 		most = max(most, t.Partitions)
 	}
 	for i := range w.plan.Groups {
@@ -309,4 +313,4 @@ func (w *world) end(r *Run) {
 	r.Script, r.Took = w.script, time.Since(w.history.start)
 }
 
-var errDropped = errors.New("sim: dropped") //nolint:gochecknoglobals // a constant in all but type
+var errDropped = errors.New("sim: dropped")
