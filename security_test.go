@@ -239,6 +239,12 @@ func TestSecretsAreNeverShown(t *testing.T) {
 		require.NotContains(t, errorsOf(env), secretWord)
 		require.Contains(t, errorsOf(env), "KAFKA_SASL_")
 	}
+	// A value that is refused is not shown either.
+	for _, name := range []string{"KAFKA_SASL_PASSWORD", "KAFKA_SASL_TOKEN"} {
+		text := errorsOf(kstage.Env{name: secretWord + "\xff"})
+		require.Contains(t, text, "kstage: "+name+": it takes the ")
+		require.NotContains(t, text, secretWord)
+	}
 }
 
 // A wrong password is one clear error, which does not show it.
