@@ -131,6 +131,7 @@ func mutants() []mutant {
 			old:     "\tcase err != nil && k.failOpen && w.fenced.Load(): // meanwhile\n\t\treturn verdict{kind: released}\n",
 			planted: "",
 			breaks:  "a handler begins after its partition has gone, where the store fails (it was so)",
+			test:    "TestDedupeFailOpenBegins",
 		},
 		{
 			name: "ctx-on-handoff", file: "handoff.go",
@@ -169,20 +170,21 @@ func mutants() []mutant {
 			old:     "\t\tif reasons&pausedFull != 0 && w.roomy(in.cfg.window) {\n\t\t\treasons &^= pausedFull\n",
 			planted: "\t\tif reasons&pausedFull != 0 && w.roomy(in.cfg.window) {\n\t\t\tin.allPaused = false\n\t\t\tclear(in.topicsPaused)\n\t\t\treasons &^= pausedFull\n",
 			breaks:  "the end of backpressure ends the user's pause, too",
+			test:    "TestVirtualPause",
 		},
 		{
 			name: "pause-forgotten-at-assignment", file: "intake.go",
 			old:     "\tin.windows[tp] = w\n\tin.apply(w)\n",
 			planted: "\tin.windows[tp] = w\n",
 			breaks:  "a rebalance undoes the user's pause",
-			test:    "TestPause",
+			test:    "TestVirtualPause",
 		},
 		{
 			name: "stale-completion", file: "held.go",
 			old:     "\tif h.ended {\n\t\treturn false\n\t}\n\th.ended = true\n",
 			planted: "\th.ended = true\n",
 			breaks:  "a record is finished twice",
-			test:    "TestSkip|TestHandOff|TestPipeline|TestLadder",
+			test:    "TestVirtualSkip|TestOutbox|TestHandOffSkip|TestOversize",
 		},
 		{
 			name: "dead-window-commits", file: "window.go",

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/kstage/kstage/internal/hook"
 	"github.com/kstage/kstage/test/sim"
 )
 
@@ -29,6 +30,7 @@ var (
 	stop     = flag.Bool("stop", false, "stop at the first seed that breaks a rule")
 	events   = flag.Int("events", 60, "how many of the last events before a violation to print; -1: all")
 	verbose  = flag.Bool("logs", false, "print what members log")
+	hash     = flag.Bool("hash", false, "print the hash of each seed's history")
 	patience = flag.Duration("patience", time.Minute, "how long one world may take, in real time")
 	keep     = flag.String("keep", "", "a directory to write the histories of failed seeds to")
 )
@@ -46,6 +48,7 @@ func TestSeeds(t *testing.T) {
 		}
 	}
 	t.Log(sum)
+	sum.assertReached(t)
 }
 
 // TestRegressions lives the seeds that once broke a rule, several times each: natively
@@ -110,6 +113,7 @@ type summary struct {
 	worlds, bad int
 	virtual     time.Duration
 	facts       map[string]int
+	hits        [hook.NumberOfPoints]int64
 }
 
 func newSummary() *summary { return &summary{began: time.Now(), facts: map[string]int{}} }
@@ -122,6 +126,12 @@ func (s *summary) add(t *testing.T, seed uint64, r *sim.Run) bool {
 	for k, n := range sim.Facts(r) {
 		s.facts[k] += n
 	}
+	if *hash {
+		fmt.Printf("seed %d: %d events, hash %016x\n", seed, len(r.History.Events()), r.History.Hash())
+	}
+	for i, n := range r.Hits {
+		s.hits[i] += n
+	}
 	vs := sim.Check(r)
 	if len(vs) == 0 {
 		return true
@@ -133,6 +143,17 @@ func (s *summary) add(t *testing.T, seed uint64, r *sim.Run) bool {
 		_ = os.WriteFile(fmt.Sprintf("%s/seed-%d.txt", *keep, seed), []byte(sim.Report(seed, r, vs, -1)), 0o644)
 	}
 	return false
+}
+
+// assertReached checks that no hook point has gone out of use. Some are rare.
+func (s *summary) assertReached(t *testing.T) {
+	t.Helper()
+	const enough = 30
+	for p, n := range s.hits {
+		if hook.On && s.worlds >= enough {
+			require.NotZero(t, n, "hook point %v was never reached", hook.Point(p))
+		}
+	}
 }
 
 func (s *summary) String() string {

@@ -30,11 +30,11 @@ type Run struct {
 	Logs    map[string]map[int32]map[int64]Stood // by topic, partition, offset: what stands there at the end
 	Dead    []DeadRecord                         // what stands in the dead-letter topics
 	Members []MemberEnd
-	Lag     string   // what was not finished when time was up; empty: all was
-	Left    []string // stacks of goroutines that outlived their Run
-	Hits    [hook.NumberOfPoints]int64
-	Took    time.Duration // of virtual time
-	Quiet   time.Duration // of it, from the last fault's end to the end of all work
+	Lag     string                     // what was not finished when time was up; empty: all was
+	Left    []string                   // stacks of goroutines that outlived their Run
+	Hits    [hook.NumberOfPoints]int64 // how often each point was reached
+	Took    time.Duration              // of virtual time
+	Quiet   time.Duration              // of it, from the last fault's end to the end of all work
 }
 
 // world is a run while it lasts. One goroutine, life's, does all that happens to it;
@@ -63,7 +63,8 @@ type world struct {
 	topics  map[[16]byte]string
 
 	injected []*kfake.FaultHandle // that may not have met their requests yet
-	healed   atomic.Bool          // no fault has any effect any more
+	hits     [hook.NumberOfPoints]atomic.Int64
+	healed   atomic.Bool // no fault has any effect any more
 
 	mu      sync.Mutex // guards all below
 	snoozed map[string]bool
@@ -187,6 +188,7 @@ func (w *world) stretch() {
 	var mu sync.Mutex
 	rng := rand.New(rand.NewPCG(w.plan.Seed, 4))
 	hook.OnStretch(func(p hook.Point) {
+		w.hits[p].Add(1)
 		every := w.plan.Stretch[p]
 		mu.Lock()
 		d := time.Duration(0)
@@ -310,6 +312,9 @@ func (w *world) end(r *Run) {
 	w.cluster.Close()
 	wait(time.Minute) // for handlers that are deaf; what still blocks after it is a leak
 	r.Left = leftovers()
+	for i := range w.hits {
+		r.Hits[i] = w.hits[i].Load()
+	}
 	r.Script, r.Took = w.script, time.Since(w.history.start)
 }
 
