@@ -77,13 +77,17 @@ func NewRoom(records int, bytes int64) *Room {
 func (r *Room) Take(size int64) bool { return r.r.take(size) }
 
 // Give gives room back.
-func (r *Room) Give(size int64) { r.r.give(size, func() {}) }
+func (r *Room) Give(size int64) {
+	if r.r.give(size) {
+		r.r.notice(func() {})
+	}
+}
 
 // Admit is the end of the pause.
 func (r *Room) Admit() { r.r.admit() }
 
 // Used is what is taken.
-func (r *Room) Used() (records int, bytes int64) { return r.r.records, r.r.bytes }
+func (r *Room) Used() (records int, bytes int64) { return r.r.used().records(), r.r.used().bytes() }
 
 // Wait queues up and returns the number of the one who waits.
 func (r *Room) Wait(size int64) int {
@@ -112,29 +116,32 @@ func LeftRoom(t *testing.T, rounds int) (records int) {
 	t.Helper()
 	c := defaultProducerConfig()
 	c.bufferRecords = 1
-	nobody, none := context.WithCancel(t.Context())
-	defer none()
+	none, end := context.WithCancel(t.Context())
+	defer end()
 
-	l := newLedger(&c, &line{}, func() *term { return &term{ctx: nobody, cancel: func() {}} })
+	l := newLedger(&c, &link{}, func() *term { return &term{ctx: none, cancel: func() {}} })
 	for range rounds {
-		first := &pending{size: 1}
-		if err := l.accept(nobody, first); err != nil {
+		first, err := l.accept(&sending{caller: nobody, ctx: none, size: 1})
+		if err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithCancel(nobody)
-		second, accepted := &pending{size: 1}, make(chan error)
-		go func() { accepted <- l.accept(ctx, second) }()
+		ctx, cancel := context.WithCancel(none)
+		accepted := make(chan *pending)
+		go func() {
+			second, _ := l.accept(&sending{caller: nobody, ctx: ctx, size: 1})
+			accepted <- second
+		}()
 		for waits := false; !waits; {
 			l.mu.Lock()
 			waits = len(l.room.queue) > 0
 			l.mu.Unlock()
 		}
 		go cancel()
-		l.finish(first, true)
-		if err := <-accepted; err == nil {
-			l.finish(second, true)
+		l.finish(first)
+		if second := <-accepted; second != nil {
+			l.finish(second)
 		}
 		cancel()
 	}
-	return l.room.records
+	return l.room.used().records()
 }

@@ -1,8 +1,8 @@
 package kstage
 
 import (
-	"encoding/hex"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -28,20 +28,20 @@ func appendUUID(b []byte, now time.Time, random uint64) []byte {
 	const perMilli = uint64(time.Millisecond)
 	nano := uint64(now.UnixNano())
 	milli, rest := nano/perMilli, nano%perMilli>>8 // less than 4096
-	var id [16]byte
-	for i := range 6 {
-		id[i] = byte(milli >> (40 - 8*i))
-	}
-	id[6], id[7] = 0x70|byte(rest>>8), byte(rest)
-	for i := range 8 {
-		id[8+i] = byte(random >> (56 - 8*i))
-	}
-	id[8] = id[8]&0x3f | 0x80
-	for i, part := range [][]byte{id[:4], id[4:6], id[6:8], id[8:10], id[10:]} {
-		if i > 0 {
-			b = append(b, '-')
-		}
-		b = hex.AppendEncode(b, part)
+	high := milli<<16 | 0x7000 | rest
+	low := random&(1<<62-1) | 1<<63
+	b = appendHex(b, high>>32, 8)
+	b = appendHex(append(b, '-'), high>>16, 4)
+	b = appendHex(append(b, '-'), high, 4)
+	b = appendHex(append(b, '-'), low>>48, 4)
+	return appendHex(append(b, '-'), low, 12)
+}
+
+// appendHex appends the lowest digits of v.
+func appendHex(b []byte, v uint64, digits int) []byte {
+	const hex = "0123456789abcdef"
+	for shift := 4 * (digits - 1); shift >= 0; shift -= 4 {
+		b = append(b, hex[v>>shift&0xf])
 	}
 	return b
 }
@@ -50,4 +50,30 @@ func appendUUID(b []byte, now time.Time, random uint64) []byte {
 type idHeader struct {
 	header [1]kgo.RecordHeader
 	text   [uuidText]byte
+}
+
+// ownHeaders are headers for the copy of a record, with a message id where there is none
+// and newID makes one.
+func ownHeaders(r *kgo.Record, newID func([]byte, time.Time) []byte, now time.Time) []kgo.RecordHeader {
+	if newID == nil {
+		return slices.Clone(r.Headers)
+	}
+	if _, set := lastHeader(r.Headers, headerMessageID); set {
+		return slices.Clone(r.Headers)
+	}
+	mine := &idHeader{}
+	own := mine.header[:0]
+	if len(r.Headers) > 0 {
+		own = append(make([]kgo.RecordHeader, 0, len(r.Headers)+1), r.Headers...)
+	}
+	if id := newID(mine.text[:0], now); len(id) > 0 {
+		own = append(own, kgo.RecordHeader{Key: headerMessageID, Value: id})
+	}
+	return own
+}
+
+// messageIDOf is a record's message id; nil: none.
+func messageIDOf(r *kgo.Record) []byte {
+	id, _ := lastHeader(r.Headers, headerMessageID)
+	return id
 }

@@ -21,6 +21,9 @@ type Producer struct {
 	connections *connections
 	ledger      *ledger
 
+	direct  bool                     // no code but the client's sees the records on their way
+	promise func(*kgo.Record, error) // of all of them, then: it finds the pending in the record's context
+
 	ctx        context.Context    // of the clients and terms: ends when Close gives up on them
 	cancel     context.CancelFunc // of ctx
 	loops      context.Context    // of keep and keepTime: ends when Close has nothing more to wait for
@@ -56,6 +59,8 @@ func NewProducer(opts ...ProducerOption) (*Producer, error) {
 		redactKey: textFunc(p.guard, "WithKeyRedactor", cfg.keyRedactor),
 	}
 	p.newID = cfg.newID()
+	p.direct = cfg.extraOptions == nil && cfg.partitioner == nil
+	p.promise = func(r *kgo.Record, err error) { p.answered(r.Context.(*pending), r, err) }
 	p.connections = newConnections(p.board, cfg.logger)
 	first, err := p.connect()
 	if err != nil {
@@ -92,7 +97,7 @@ func (p *Producer) start() {
 // create or change), by a function of the options, or by a Producer that is closed.
 func (p *Producer) Publish(ctx context.Context, r *kgo.Record) error {
 	answer := make(chan error, 1)
-	pd, err := p.send(ctx, r, func(_ *kgo.Record, err error) { answer <- err })
+	one, err := p.send(ctx, r, func(_ *kgo.Record, err error) { answer <- err })
 	if err != nil {
 		return err
 	}
@@ -101,8 +106,8 @@ func (p *Producer) Publish(ctx context.Context, r *kgo.Record) error {
 		return err
 	case <-ctx.Done():
 	}
-	if pd.leave() {
-		return p.named(pd, &UnconfirmedError{Err: ctx.Err()})
+	if one.leave() {
+		return p.named(one.copy, &UnconfirmedError{Err: ctx.Err()})
 	}
 	return <-answer
 }
@@ -177,7 +182,7 @@ func (p *Producer) shut(ctx context.Context) error {
 	p.stopLoops()
 	p.running.Wait()
 	errs := p.giveUp(p.ledger.open(), ErrClosed)
-	for _, l := range p.ledger.takeLines() {
+	for _, l := range p.ledger.takeLinks() {
 		p.hangUp(ctx, l)
 	}
 	p.cancel()

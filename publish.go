@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -13,19 +14,36 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
+// sent is a record that the client has.
+type sent struct {
+	*pending
+	caller, copy *kgo.Record
+}
+
+// leave is the end of the caller's patience; false: it is being told.
+func (s sent) leave() bool { return s.pending.leave(s.caller) }
+
 // send gives a record to the client. Where it returns an error, it was not accepted
 // and nobody else is told.
-func (p *Producer) send(ctx context.Context, r *kgo.Record, done func(*kgo.Record, error)) (*pending, error) {
-	pd, err := p.prepare(ctx, r, done)
-	if err == nil {
-		err = p.ledger.accept(ctx, pd)
-	}
+func (p *Producer) send(ctx context.Context, r *kgo.Record, done func(*kgo.Record, error)) (sent, error) {
+	c, err := p.prepare(ctx, r)
 	if err != nil {
 		p.notAccepted(r, err)
-		return nil, err
+		return sent{}, err
 	}
-	p.hand(pd)
-	return pd, nil
+	pd, err := p.ledger.accept(&sending{caller: r, record: c, done: done, ctx: ctx, size: recordSize(c)})
+	if err != nil {
+		p.notAccepted(r, err)
+		return sent{}, err
+	}
+	if p.direct {
+		c.Context = pd
+		pd.page.term.link.client.TryProduce(pd.page.term.ctx, c, p.promise)
+	} else {
+		c.Context = endless(ctx, r)
+		p.hand(pd, c)
+	}
+	return sent{pd, r, c}, nil
 }
 
 // notAccepted counts a record that failed before it was accepted.
@@ -42,8 +60,8 @@ var (
 	errTopicless = errors.New("kstage: the record has no topic, and there is no WithTopic")
 )
 
-// prepare makes the copy that the client gets.
-func (p *Producer) prepare(ctx context.Context, r *kgo.Record, done func(*kgo.Record, error)) (*pending, error) {
+// prepare makes the copy that the client gets, since it writes to it.
+func (p *Producer) prepare(ctx context.Context, r *kgo.Record) (*kgo.Record, error) {
 	if r == nil {
 		return nil, errNilRecord
 	}
@@ -55,17 +73,11 @@ func (p *Producer) prepare(ctx context.Context, r *kgo.Record, done func(*kgo.Re
 		return nil, errTopicless
 	}
 	now := time.Now() // the client's own reading for the timestamp is spared by ours
-	pd := &pending{caller: r, done: done, ctx: ctx, record: kgo.Record{
-		Topic: topic, Partition: r.Partition, Key: r.Key, Value: r.Value, Timestamp: r.Timestamp, Context: endless(ctx, r),
-	}}
+	c := &kgo.Record{Topic: topic, Partition: r.Partition, Key: r.Key, Value: r.Value, Timestamp: r.Timestamp}
 	if r.Timestamp.IsZero() {
-		pd.record.Timestamp = now
+		c.Timestamp = now
 	}
-	if err := p.setHeaders(pd, r, now); err != nil {
-		return nil, err
-	}
-	pd.size = recordSize(&pd.record)
-	return pd, nil
+	return c, p.setHeaders(c, r, now)
 }
 
 // endless is the context that hooks find in the record: the caller's values without its
@@ -82,26 +94,34 @@ func endless(ctx context.Context, r *kgo.Record) context.Context {
 
 // setHeaders turns a panic of WithMessageIDs into an error: another id would not be the
 // application's.
-func (p *Producer) setHeaders(pd *pending, r *kgo.Record, now time.Time) (err error) {
-	err = errMessageIDs
-	defer p.guard.caught("WithMessageIDs")
-	pd.setHeaders(r, p.newID, now)
+func (p *Producer) setHeaders(c, r *kgo.Record, now time.Time) (err error) {
+	if p.cfg.messageIDs != nil {
+		err = errMessageIDs
+		defer p.guard.caught("WithMessageIDs")
+	}
+	c.Headers = ownHeaders(r, p.newID, now)
 	return nil
 }
 
 var errMessageIDs = errors.New("kstage: WithMessageIDs panicked; see Health")
 
-// hand gives the client a record. A hook that panics on the way has kept it from the
-// client, and nobody else will answer.
-func (p *Producer) hand(pd *pending) {
+// hand gives the client a record that users' hooks and partitioners see. One that panics may
+// have kept it from the client, which will then not answer, or may not.
+func (p *Producer) hand(pd *pending, c *kgo.Record) {
+	var answered atomic.Bool
+	answer := func(_ *kgo.Record, err error) {
+		if !answered.Swap(true) {
+			p.answered(pd, c, err)
+		}
+	}
 	given := false
 	defer func() {
 		if !given {
-			p.answered(pd, errHook)
+			answer(c, errHook)
 		}
 	}()
 	defer p.guard.caught("a hook of WithClientOptions")
-	pd.term.line.client.TryProduce(pd.term.ctx, &pd.record, func(_ *kgo.Record, err error) { p.answered(pd, err) })
+	pd.page.term.link.client.TryProduce(pd.page.term.ctx, c, answer)
 	given = true
 }
 
@@ -109,26 +129,32 @@ var errHook = errors.New("kstage: a hook of WithClientOptions panicked; see Heal
 
 // answered is the client's answer, by which it is done with the record. Room comes
 // first: who is told of one record may publish the next at once.
-func (p *Producer) answered(pd *pending, err error) {
-	p.learn(pd, err)
-	mine, waits := pd.claim()
-	p.ledger.finish(pd, mine)
-	if mine {
-		p.tell(pd, waits, pd.record.Partition, p.outcome(pd, err))
-		p.ledger.told(pd.term)
+func (p *Producer) answered(pd *pending, c *kgo.Record, err error) {
+	l := pd.page.term.link
+	p.learn(l, c, err)
+	caller := pd.claim()
+	p.ledger.finish(pd)
+	if caller == nil {
+		return
 	}
+	if err == nil {
+		p.acknowledged(pd, c, caller)
+	} else {
+		p.tell(pd, caller, p.outcome(l, c, err))
+	}
+	p.ledger.told(pd)
 }
 
 // learn takes from an answer what it says of more than its record. It must not wait.
-func (p *Producer) learn(pd *pending, err error) {
-	p.note(pd, err)
+func (p *Producer) learn(l *link, c *kgo.Record, err error) {
+	p.note(l, c, err)
 	switch {
 	case err == nil:
 	case errors.Is(err, kerr.ClusterAuthorizationFailed):
-		p.refuse(pd.term.line, explain(err, grantWrite(pd.record.Topic)))
+		p.refuse(l, explain(err, grantWrite(c.Topic)))
 	case errors.Is(err, kerr.UnknownTopicID), errors.Is(err, kerr.InconsistentTopicID):
 		select {
-		case p.recreated <- pd.record.Topic:
+		case p.recreated <- c.Topic:
 		default: // the next answer says it again
 		}
 	}
@@ -141,30 +167,40 @@ func (p *Producer) late(pds []*pending) {
 
 // giveUp tells of records that the client has not answered, and returns what it told.
 func (p *Producer) giveUp(pds []*pending, why error) (errs []error) {
-	var mine []*pending
 	for _, pd := range pds {
-		if ok, waits := pd.claim(); ok {
-			err := p.named(pd, &UnconfirmedError{Err: why})
-			p.tell(pd, waits, -1, err)
-			mine, errs = append(mine, pd), append(errs, err)
+		if caller := pd.claim(); caller != nil {
+			err := p.named(pd.record, &UnconfirmedError{Err: why})
+			p.tell(pd, caller, err)
+			p.ledger.told(pd)
+			errs = append(errs, err)
 		}
 	}
-	p.ledger.settle(mine)
 	return errs
 }
 
-// tell tells everybody of a record's end. waits: its caller has not left.
-func (p *Producer) tell(pd *pending, waits bool, partition int32, err error) {
-	if err != nil {
-		partition = -1
+// acknowledged tells everybody of a record that was written.
+func (p *Producer) acknowledged(pd *pending, c, caller *kgo.Record) {
+	p.metrics.Published(PublishedEvent{Topic: c.Topic, Partition: c.Partition})
+	if p.log.debug() {
+		p.write(pd, zapcore.DebugLevel, "record published", zap.Int32("partition", c.Partition), zap.Int64("offset", p.offset(c)))
 	}
-	p.metrics.Published(PublishedEvent{Topic: pd.record.Topic, Partition: partition, Err: err})
-	if err == nil && waits {
-		pd.caller.Partition, pd.caller.Offset, pd.caller.Timestamp = partition, p.offset(&pd.record), pd.record.Timestamp
+	if caller != nobody {
+		caller.Partition, caller.Offset, caller.Timestamp = c.Partition, p.offset(c), c.Timestamp
+		p.call(pd.done, caller, nil)
 	}
-	p.write(pd, waits, partition, err)
-	if waits {
-		p.call(pd.done, pd.caller, err)
+}
+
+// tell tells everybody of a record that has failed. It is an error in the log where
+// nobody else is told of it.
+func (p *Producer) tell(pd *pending, caller *kgo.Record, err error) {
+	p.metrics.Published(PublishedEvent{Topic: pd.record.Topic, Partition: -1, Err: err})
+	level := zapcore.DebugLevel
+	if caller == nobody || pd.done == nil {
+		level = zapcore.ErrorLevel
+	}
+	p.write(pd, level, "record not published", zap.Error(err))
+	if caller != nobody {
+		p.call(pd.done, caller, err)
 	}
 }
 
@@ -185,25 +221,15 @@ func (p *Producer) call(done func(*kgo.Record, error), r *kgo.Record, err error)
 	done(r, err)
 }
 
-// write logs a record's end: at debug, and as an error where nobody is told of one.
-func (p *Producer) write(pd *pending, waits bool, partition int32, err error) {
-	level, text := zapcore.DebugLevel, "record published"
-	if err != nil {
-		text = "record not published"
-		if !waits || pd.done == nil {
-			level = zapcore.ErrorLevel
-		}
-	}
+// write logs a record's end.
+func (p *Producer) write(pd *pending, level zapcore.Level, text string, what ...zap.Field) {
 	line := p.log.log.Check(level, text)
 	if line == nil {
 		return
 	}
-	fields := []zap.Field{zap.String("topic", pd.record.Topic), zap.String("key", p.log.key(pd.record.Key)), zap.ByteString("message_id", pd.id())}
-	if err == nil {
-		fields = append(fields, zap.Int32("partition", partition), zap.Int64("offset", p.offset(&pd.record)))
-	} else {
-		fields = append(fields, zap.Error(err))
-	}
+	c := pd.record
+	fields := []zap.Field{zap.String("topic", c.Topic), zap.String("key", p.log.key(c.Key)), zap.ByteString("message_id", messageIDOf(c))}
+	fields = append(fields, what...)
 	if p.log.fields != nil {
 		fields = append(fields, p.log.fields(pd.ctx)...)
 	}

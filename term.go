@@ -3,7 +3,6 @@ package kstage
 import (
 	"context"
 	"slices"
-	"sync/atomic"
 	"time"
 )
 
@@ -17,17 +16,61 @@ import (
 // client fails a whole partition with the first record's.
 type term struct {
 	n      int64 // they are counted
-	line   *line // that its records go to
+	link   *link // that its records go to
 	ctx    context.Context
 	cancel context.CancelFunc
 
-	telling atomic.Int32 // records that are off the list and being told of; raised under ledger.mu
-	records pendingList  // not told of; guarded by ledger.mu, and so is due
-	due     time.Time    // when all of them are late; zero until the next turn
+	first, last *page     // that are not done, in order of acceptance; guarded by ledger.mu, and so is due
+	due         time.Time // when all of them are late; zero until the next turn
 }
 
 // empty says that nothing is to be told of, and nothing is being told. ledger.mu is held.
-func (t *term) empty() bool { return t.records.head == nil && t.telling.Load() == 0 }
+func (t *term) empty() bool {
+	for pg := t.first; pg != nil; pg = pg.next {
+		if !pg.done() {
+			return false
+		}
+	}
+	return true
+}
+
+// place is the page that the next record enters. ledger.mu is held.
+func (t *term) place() *page {
+	if t.last != nil && t.last.used < pageSize {
+		return t.last
+	}
+	pg := newPage(t)
+	if pg.prev = t.last; t.last == nil {
+		t.first = pg
+	} else {
+		t.last.next = pg
+	}
+	t.last = pg
+	return pg
+}
+
+// remove takes a page off. ledger.mu is held.
+func (t *term) remove(pg *page) {
+	if pg.prev == nil {
+		t.first = pg.next
+	} else {
+		pg.prev.next = pg.next
+	}
+	if pg.next == nil {
+		t.last = pg.prev
+	} else {
+		pg.next.prev = pg.prev
+	}
+	pg.prev, pg.next = nil, nil
+}
+
+// open are the records that nobody has claimed. ledger.mu is held.
+func (t *term) open() (pds []*pending) {
+	for pg := t.first; pg != nil; pg = pg.next {
+		pds = append(pds, pg.open()...)
+	}
+	return pds
+}
 
 const termsPerTimeout = 100
 
@@ -71,7 +114,7 @@ func (l *ledger) turn(now time.Time, late func([]*pending)) (more bool) {
 	for _, t := range l.terms {
 		if t.empty() || !now.Before(t.due) {
 			over = append(over, t)
-			pds = append(pds, t.records.all()...)
+			pds = append(pds, t.open()...)
 		}
 	}
 	l.mu.Unlock()
@@ -84,13 +127,16 @@ func (l *ledger) turn(now time.Time, late func([]*pending)) (more bool) {
 // rotate begins a new term. mu is held.
 func (l *ledger) rotate() {
 	was := l.term
+	if was.last != nil && was.last.seal() {
+		l.takeOff(was.last)
+	}
 	if !was.empty() {
 		l.terms = append(l.terms, was)
 	} else {
 		was.cancel()
 	}
 	l.term = l.newTerm()
-	l.term.n, l.term.line = was.n+1, l.line
+	l.term.n, l.term.link = was.n+1, l.link
 }
 
 // drop ends terms that are over: the client lets go of their records. One of which a
