@@ -121,15 +121,14 @@ func LeftRoom(t *testing.T, rounds int) (records int) {
 
 	l := newLedger(&c, &link{}, func() *term { return &term{ctx: none, cancel: func() {}} })
 	for range rounds {
-		first, err := l.accept(&sending{caller: nobody, ctx: none, size: 1})
-		if err != nil {
+		if _, err := l.accept(none, &pending{}); err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(none)
-		accepted := make(chan *pending)
+		accepted := make(chan error)
 		go func() {
-			second, _ := l.accept(&sending{caller: nobody, ctx: ctx, size: 1})
-			accepted <- second
+			_, err := l.accept(ctx, &pending{})
+			accepted <- err
 		}()
 		for waits := false; !waits; {
 			l.mu.Lock()
@@ -137,9 +136,9 @@ func LeftRoom(t *testing.T, rounds int) (records int) {
 			l.mu.Unlock()
 		}
 		go cancel()
-		l.finish(first)
-		if second := <-accepted; second != nil {
-			l.finish(second)
+		l.finish(0)
+		if err := <-accepted; err == nil {
+			l.finish(0)
 		}
 		cancel()
 	}

@@ -6,8 +6,6 @@ import (
 	"slices"
 	"sync"
 	"time"
-
-	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 // ledger knows each record that a Producer has accepted and not told of, what room is
@@ -52,26 +50,20 @@ func newLedger(c *producerConfig, first *link, newTerm func() *term) *ledger {
 	return l
 }
 
-// sending is a record that is to be accepted.
-type sending struct {
-	caller, record *kgo.Record // the caller's, and the copy
-	done           func(*kgo.Record, error)
-	ctx            context.Context
-	size           int64
-}
-
 // accept takes a record in, as soon as there is room for it.
-func (l *ledger) accept(s *sending) (*pending, error) {
+func (l *ledger) accept(ctx context.Context, pd *pending) (*term, error) {
+	size := recordSize(&pd.record)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	err := l.refuses()
-	if err == nil && !l.room.take(s.size) {
-		err = l.waitForRoom(s.ctx, s.size)
+	if err == nil && !l.room.take(size) {
+		err = l.waitForRoom(ctx, size)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return l.enter(s), nil
+	l.enter(pd)
+	return l.term, nil
 }
 
 // refuses says why no record is accepted now. mu is held.
@@ -130,19 +122,18 @@ func (l *ledger) admit() {
 	l.room.admit()
 }
 
-// enter writes a record that has got room down. mu is held.
-func (l *ledger) enter(s *sending) *pending {
-	pd := l.term.place().enter(s)
+// enter writes a record down that has got room. mu is held.
+func (l *ledger) enter(pd *pending) {
+	l.term.enter(pd)
 	if !l.turning {
 		l.turning = true
 		poke(l.busy)
 	}
-	return pd
 }
 
-// finish is the client's answer to a record: its room is free.
-func (l *ledger) finish(pd *pending) {
-	if !l.room.give(pd.size) {
+// finish is the client's answer to a record of so many bytes: its room is free.
+func (l *ledger) finish(size int64) {
+	if !l.room.give(size) {
 		return
 	}
 	l.mu.Lock()
@@ -165,24 +156,15 @@ func (l *ledger) noticeRoom() {
 	}
 }
 
-// told ends a record: everybody who was to be told of it was.
-func (l *ledger) told(pd *pending) {
-	pd.forget()
-	if pg := pd.page; pg.told.Add(1) == pg.full.Load() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.takeOff(pg)
+// told ends a record: everybody who was to be told of it was. Who ends a term, and who
+// accepts nothing more into it, looks at the other's count after setting its own.
+func (l *ledger) told(t *term) {
+	if t.told.Add(1) != t.most.Load() {
+		return
 	}
-}
-
-// takeOff takes a page off that is done. Who seals it and who ends its last record may
-// both find that out. mu is held.
-func (l *ledger) takeOff(pg *page) {
-	if !pg.gone {
-		pg.gone = true
-		pg.term.remove(pg)
-		l.tellWatchers()
-	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tellWatchers()
 }
 
 // flushed is closed when all records accepted until now are told of.
@@ -298,7 +280,7 @@ func (l *ledger) close() bool {
 	}
 	l.closed = true
 	close(l.closing)
-	l.rotate() // seals the last page, which then says when it is done
+	l.rotate() // the last term says when it is over
 	l.room.always = true
 	l.room.admit()
 	l.tellWatchers()
@@ -306,11 +288,11 @@ func (l *ledger) close() bool {
 }
 
 // open are the records that nobody was told of yet.
-func (l *ledger) open() (pds []*pending) {
+func (l *ledger) open() (open []openTerm) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, t := range append(slices.Clone(l.terms), l.term) {
-		pds = append(pds, t.open()...)
+		open = append(open, openTerm{t, t.open()})
 	}
-	return pds
+	return open
 }

@@ -21,8 +21,7 @@ type Producer struct {
 	connections *connections
 	ledger      *ledger
 
-	direct  bool                     // no code but the client's sees the records on their way
-	promise func(*kgo.Record, error) // of all of them, then: it finds the pending in the record's context
+	direct bool // no code but the client's sees the records on their way
 
 	ctx        context.Context    // of the clients and terms: ends when Close gives up on them
 	cancel     context.CancelFunc // of ctx
@@ -60,7 +59,6 @@ func NewProducer(opts ...ProducerOption) (*Producer, error) {
 	}
 	p.newID = cfg.newID()
 	p.direct = cfg.extraOptions == nil && cfg.partitioner == nil
-	p.promise = func(r *kgo.Record, err error) { p.answered(r.Context.(*pending), r, err) }
 	p.connections = newConnections(p.board, cfg.logger)
 	first, err := p.connect()
 	if err != nil {
@@ -74,6 +72,8 @@ func NewProducer(opts ...ProducerOption) (*Producer, error) {
 
 func (p *Producer) newTerm() *term {
 	t := &term{}
+	t.most.Store(-1)
+	t.promise = func(r *kgo.Record, err error) { p.answered(t, r.Context.(*pending), err) }
 	t.ctx, t.cancel = context.WithCancel(p.ctx)
 	return t
 }
@@ -97,7 +97,7 @@ func (p *Producer) start() {
 // create or change), by a function of the options, or by a Producer that is closed.
 func (p *Producer) Publish(ctx context.Context, r *kgo.Record) error {
 	answer := make(chan error, 1)
-	one, err := p.send(ctx, r, func(_ *kgo.Record, err error) { answer <- err })
+	pd, err := p.send(ctx, r, func(_ *kgo.Record, err error) { answer <- err })
 	if err != nil {
 		return err
 	}
@@ -106,8 +106,8 @@ func (p *Producer) Publish(ctx context.Context, r *kgo.Record) error {
 		return err
 	case <-ctx.Done():
 	}
-	if one.leave() {
-		return p.named(one.copy, &UnconfirmedError{Err: ctx.Err()})
+	if pd.leave(r) {
+		return p.named(&pd.record, &UnconfirmedError{Err: ctx.Err()})
 	}
 	return <-answer
 }
@@ -181,7 +181,7 @@ func (p *Producer) shut(ctx context.Context) error {
 	_ = p.Flush(ctx) // what it did not wait for is given up
 	p.stopLoops()
 	p.running.Wait()
-	errs := p.giveUp(p.ledger.open(), ErrClosed)
+	errs := p.giveUp(p.ledger.open(), func() error { return ErrClosed })
 	for _, l := range p.ledger.takeLinks() {
 		p.hangUp(ctx, l)
 	}

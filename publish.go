@@ -14,36 +14,25 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// sent is a record that the client has.
-type sent struct {
-	*pending
-	caller, copy *kgo.Record
-}
-
-// leave is the end of the caller's patience; false: it is being told.
-func (s sent) leave() bool { return s.pending.leave(s.caller) }
-
 // send gives a record to the client. Where it returns an error, it was not accepted
 // and nobody else is told.
-func (p *Producer) send(ctx context.Context, r *kgo.Record, done func(*kgo.Record, error)) (sent, error) {
-	c, err := p.prepare(ctx, r)
+func (p *Producer) send(ctx context.Context, r *kgo.Record, done func(*kgo.Record, error)) (*pending, error) {
+	pd, err := p.prepare(ctx, r, done)
 	if err != nil {
 		p.notAccepted(r, err)
-		return sent{}, err
+		return nil, err
 	}
-	pd, err := p.ledger.accept(&sending{caller: r, record: c, done: done, ctx: ctx, size: recordSize(c)})
+	t, err := p.ledger.accept(ctx, pd)
 	if err != nil {
 		p.notAccepted(r, err)
-		return sent{}, err
+		return nil, err
 	}
 	if p.direct {
-		c.Context = pd
-		pd.page.term.link.client.TryProduce(pd.page.term.ctx, c, p.promise)
+		t.link.client.TryProduce(t.ctx, &pd.record, t.promise)
 	} else {
-		c.Context = endless(ctx, r)
-		p.hand(pd, c)
+		p.hand(t, pd)
 	}
-	return sent{pd, r, c}, nil
+	return pd, nil
 }
 
 // notAccepted counts a record that failed before it was accepted.
@@ -60,8 +49,8 @@ var (
 	errTopicless = errors.New("kstage: the record has no topic, and there is no WithTopic")
 )
 
-// prepare makes the copy that the client gets, since it writes to it.
-func (p *Producer) prepare(ctx context.Context, r *kgo.Record) (*kgo.Record, error) {
+// prepare makes the copy that the client gets.
+func (p *Producer) prepare(ctx context.Context, r *kgo.Record, done func(*kgo.Record, error)) (*pending, error) {
 	if r == nil {
 		return nil, errNilRecord
 	}
@@ -73,11 +62,19 @@ func (p *Producer) prepare(ctx context.Context, r *kgo.Record) (*kgo.Record, err
 		return nil, errTopicless
 	}
 	now := time.Now() // the client's own reading for the timestamp is spared by ours
-	c := &kgo.Record{Topic: topic, Partition: r.Partition, Key: r.Key, Value: r.Value, Timestamp: r.Timestamp}
+	pd := &pending{done: done, ctx: ctx}
+	pd.caller.Store(r)
+	c := &pd.record
+	c.Topic, c.Partition, c.Key, c.Value, c.Timestamp = topic, r.Partition, r.Key, r.Value, r.Timestamp
 	if r.Timestamp.IsZero() {
 		c.Timestamp = now
 	}
-	return c, p.setHeaders(c, r, now)
+	if p.direct {
+		c.Context = pd
+	} else {
+		c.Context = endless(ctx, r)
+	}
+	return pd, p.setHeaders(c, r, now)
 }
 
 // endless is the context that hooks find in the record: the caller's values without its
@@ -107,21 +104,21 @@ var errMessageIDs = errors.New("kstage: WithMessageIDs panicked; see Health")
 
 // hand gives the client a record that users' hooks and partitioners see. One that panics may
 // have kept it from the client, which will then not answer, or may not.
-func (p *Producer) hand(pd *pending, c *kgo.Record) {
+func (p *Producer) hand(t *term, pd *pending) {
 	var answered atomic.Bool
 	answer := func(_ *kgo.Record, err error) {
 		if !answered.Swap(true) {
-			p.answered(pd, c, err)
+			p.answered(t, pd, err)
 		}
 	}
 	given := false
 	defer func() {
 		if !given {
-			answer(c, errHook)
+			answer(&pd.record, errHook)
 		}
 	}()
 	defer p.guard.caught("a hook of WithClientOptions")
-	pd.page.term.link.client.TryProduce(pd.page.term.ctx, c, answer)
+	t.link.client.TryProduce(t.ctx, &pd.record, answer)
 	given = true
 }
 
@@ -129,20 +126,22 @@ var errHook = errors.New("kstage: a hook of WithClientOptions panicked; see Heal
 
 // answered is the client's answer, by which it is done with the record. Room comes
 // first: who is told of one record may publish the next at once.
-func (p *Producer) answered(pd *pending, c *kgo.Record, err error) {
-	l := pd.page.term.link
-	p.learn(l, c, err)
+func (p *Producer) answered(t *term, pd *pending, err error) {
+	p.learn(t.link, &pd.record, err)
 	caller := pd.claim()
-	p.ledger.finish(pd)
+	p.ledger.finish(recordSize(&pd.record))
 	if caller == nil {
 		return
 	}
 	if err == nil {
-		p.acknowledged(pd, c, caller)
+		p.acknowledged(pd, caller)
 	} else {
-		p.tell(pd, caller, p.outcome(l, c, err))
+		p.tell(pd, caller, p.outcome(t.link, &pd.record, err))
 	}
-	p.ledger.told(pd)
+	if p.direct {
+		pd.record.Value = nil // it may stay on its page for a while
+	}
+	p.ledger.told(t)
 }
 
 // learn takes from an answer what it says of more than its record. It must not wait.
@@ -161,25 +160,28 @@ func (p *Producer) learn(l *link, c *kgo.Record, err error) {
 }
 
 // late tells of records that have run out of their delivery timeout.
-func (p *Producer) late(pds []*pending) {
-	p.giveUp(pds, p.timeout())
+func (p *Producer) late(open []openTerm) {
+	p.giveUp(open, p.timeout)
 }
 
 // giveUp tells of records that the client has not answered, and returns what it told.
-func (p *Producer) giveUp(pds []*pending, why error) (errs []error) {
-	for _, pd := range pds {
-		if caller := pd.claim(); caller != nil {
-			err := p.named(pd.record, &UnconfirmedError{Err: why})
-			p.tell(pd, caller, err)
-			p.ledger.told(pd)
-			errs = append(errs, err)
+func (p *Producer) giveUp(open []openTerm, why func() error) (errs []error) {
+	for _, t := range open {
+		for _, pd := range t.records {
+			if caller := pd.claim(); caller != nil {
+				err := p.named(&pd.record, &UnconfirmedError{Err: why()})
+				p.tell(pd, caller, err)
+				p.ledger.told(t.term)
+				errs = append(errs, err)
+			}
 		}
 	}
 	return errs
 }
 
 // acknowledged tells everybody of a record that was written.
-func (p *Producer) acknowledged(pd *pending, c, caller *kgo.Record) {
+func (p *Producer) acknowledged(pd *pending, caller *kgo.Record) {
+	c := &pd.record
 	p.metrics.Published(PublishedEvent{Topic: c.Topic, Partition: c.Partition})
 	if p.log.debug() {
 		p.write(pd, zapcore.DebugLevel, "record published", zap.Int32("partition", c.Partition), zap.Int64("offset", p.offset(c)))
@@ -227,7 +229,7 @@ func (p *Producer) write(pd *pending, level zapcore.Level, text string, what ...
 	if line == nil {
 		return
 	}
-	c := pd.record
+	c := &pd.record
 	fields := []zap.Field{zap.String("topic", c.Topic), zap.String("key", p.log.key(c.Key)), zap.ByteString("message_id", messageIDOf(c))}
 	fields = append(fields, what...)
 	if p.log.fields != nil {

@@ -11,15 +11,15 @@ import (
 // for one. A *BatchError says which failed and why. After one that was not accepted (no
 // topic, no room, closed) the rest is not tried, or it would overtake it.
 func (p *Producer) PublishBatch(ctx context.Context, rs ...*kgo.Record) error {
-	b := &publishBatch{answers: make(chan batchAnswer, len(rs)), failed: map[int]error{}}
+	b := &publishBatch{rs: rs, answers: make(chan batchAnswer, len(rs)), failed: map[int]error{}}
 	for i, r := range rs {
-		one, err := p.send(ctx, r, func(_ *kgo.Record, err error) { b.answers <- batchAnswer{i, err} })
+		pd, err := p.send(ctx, r, func(_ *kgo.Record, err error) { b.answers <- batchAnswer{i, err} })
 		if err != nil {
 			b.failed[i] = err
 			p.untried(b, rs, i)
 			break
 		}
-		b.open = append(b.open, one)
+		b.open = append(b.open, pd)
 	}
 	b.wait(ctx, p)
 	if len(b.failed) > 0 {
@@ -39,7 +39,8 @@ func (p *Producer) untried(b *publishBatch, rs []*kgo.Record, refused int) {
 
 // publishBatch is one call of PublishBatch.
 type publishBatch struct {
-	open    []sent // by index; empty: answered
+	rs      []*kgo.Record
+	open    []*pending // by index; nil: answered
 	answers chan batchAnswer
 	failed  map[int]error
 }
@@ -55,7 +56,7 @@ func (b *publishBatch) wait(ctx context.Context, p *Producer) {
 	for left := len(b.open); left > 0; {
 		select {
 		case a := <-b.answers:
-			if b.open[a.i] = (sent{}); a.err != nil {
+			if b.open[a.i] = nil; a.err != nil {
 				b.failed[a.i] = a.err
 			}
 			left--
@@ -68,9 +69,9 @@ func (b *publishBatch) wait(ctx context.Context, p *Producer) {
 
 // leave ends the wait for what is not being answered.
 func (b *publishBatch) leave(ctx context.Context, p *Producer) (n int) {
-	for i, one := range b.open {
-		if one.pending != nil && one.leave() {
-			b.failed[i] = p.named(one.copy, &UnconfirmedError{Err: ctx.Err()})
+	for i, pd := range b.open {
+		if pd != nil && pd.leave(b.rs[i]) {
+			b.failed[i] = p.named(&pd.record, &UnconfirmedError{Err: ctx.Err()})
 			n++
 		}
 	}

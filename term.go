@@ -3,7 +3,10 @@ package kstage
 import (
 	"context"
 	"slices"
+	"sync/atomic"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 // term is the records that were accepted within a hundredth of the delivery timeout.
@@ -20,36 +23,54 @@ type term struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 
-	first, last *page     // that are not done, in order of acceptance; guarded by ledger.mu, and so is due
-	due         time.Time // when all of them are late; zero until the next turn
+	promise func(*kgo.Record, error) // the client's answer, where that leads back to its pending; see Producer.direct
+
+	_    [64]byte     // answers write told, and should not disturb who reads the rest
+	told atomic.Int64 // records that everybody was told of
+	_    [64]byte
+
+	most        atomic.Int64 // accepted, once nothing more is
+	accepted    int64        // guarded by ledger.mu, and so is the rest
+	first, last *page        // with records that nobody has claimed, and others
+	swept       *page        // the next to be swept
+	due         time.Time    // when all of them are late; zero until the next turn
 }
 
 // empty says that nothing is to be told of, and nothing is being told. ledger.mu is held.
-func (t *term) empty() bool {
-	for pg := t.first; pg != nil; pg = pg.next {
-		if !pg.done() {
-			return false
-		}
+func (t *term) empty() bool { return t.told.Load() == t.accepted }
+
+// enter puts a record down. ledger.mu is held.
+func (t *term) enter(pd *pending) {
+	if t.last == nil || t.last.used == pageSize {
+		t.turnPage()
 	}
-	return true
+	t.last.records[t.last.used] = pd
+	t.last.used++
+	t.accepted++
 }
 
-// place is the page that the next record enters. ledger.mu is held.
-func (t *term) place() *page {
-	if t.last != nil && t.last.used < pageSize {
-		return t.last
+// turnPage begins a new page. For each there is one swept, round and round: so there are
+// at most twice as many as those that have a record to be told of. ledger.mu is held.
+func (t *term) turnPage() {
+	if pg := t.swept; pg != nil {
+		t.swept = pg.next
+		if !pg.sweep() {
+			t.remove(pg)
+		}
 	}
-	pg := newPage(t)
-	if pg.prev = t.last; t.last == nil {
+	pg := &page{prev: t.last}
+	if t.last == nil {
 		t.first = pg
 	} else {
 		t.last.next = pg
 	}
 	t.last = pg
-	return pg
+	if t.swept == nil {
+		t.swept = t.first
+	}
 }
 
-// remove takes a page off. ledger.mu is held.
+// remove takes a page out. ledger.mu is held.
 func (t *term) remove(pg *page) {
 	if pg.prev == nil {
 		t.first = pg.next
@@ -61,7 +82,6 @@ func (t *term) remove(pg *page) {
 	} else {
 		pg.next.prev = pg.prev
 	}
-	pg.prev, pg.next = nil, nil
 }
 
 // open are the records that nobody has claimed. ledger.mu is held.
@@ -76,7 +96,7 @@ const termsPerTimeout = 100
 
 // keepTime tells late of each record that has run out of its delivery timeout, until
 // stop is closed.
-func (l *ledger) keepTime(stop <-chan struct{}, late func([]*pending)) {
+func (l *ledger) keepTime(stop <-chan struct{}, late func([]openTerm)) {
 	tick := time.NewTicker(l.timeout / termsPerTimeout)
 	defer tick.Stop()
 	for {
@@ -99,7 +119,7 @@ func (l *ledger) keepTime(stop <-chan struct{}, late func([]*pending)) {
 }
 
 // turn begins a new term and ends those that are due. False: there is nothing to wait for.
-func (l *ledger) turn(now time.Time, late func([]*pending)) (more bool) {
+func (l *ledger) turn(now time.Time, late func([]openTerm)) (more bool) {
 	l.mu.Lock()
 	if !l.term.empty() {
 		l.rotate()
@@ -110,26 +130,28 @@ func (l *ledger) turn(now time.Time, late func([]*pending)) (more bool) {
 		}
 	}
 	var over []*term
-	var pds []*pending
+	var open []openTerm
 	for _, t := range l.terms {
 		if t.empty() || !now.Before(t.due) {
 			over = append(over, t)
-			pds = append(pds, t.open()...)
+			open = append(open, openTerm{t, t.open()})
 		}
 	}
 	l.mu.Unlock()
-	if len(pds) > 0 {
-		late(pds)
-	}
+	late(open)
 	return l.drop(over)
+}
+
+// openTerm is the records of a term that nobody has claimed.
+type openTerm struct {
+	*term
+	records []*pending
 }
 
 // rotate begins a new term. mu is held.
 func (l *ledger) rotate() {
 	was := l.term
-	if was.last != nil && was.last.seal() {
-		l.takeOff(was.last)
-	}
+	was.most.Store(was.accepted) // whoever ends the last of them says so
 	if !was.empty() {
 		l.terms = append(l.terms, was)
 	} else {
