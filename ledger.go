@@ -292,7 +292,7 @@ func (l *ledger) open() (open []openTerm) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, t := range append(slices.Clone(l.terms), l.term) {
-		open = append(open, openTerm{t, t.open()})
+		open = append(open, t.open())
 	}
 	return open
 }

@@ -1,6 +1,7 @@
 package kstage
 
 import (
+	"encoding/binary"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -30,46 +31,52 @@ func appendUUID(b []byte, now time.Time, random uint64) []byte {
 	milli, rest := nano/perMilli, nano%perMilli>>8 // less than 4096
 	high := milli<<16 | 0x7000 | rest
 	low := random&(1<<62-1) | 1<<63
-	b = appendHex(b, high>>32, 8)
-	b = appendHex(append(b, '-'), high>>16, 4)
-	b = appendHex(append(b, '-'), high, 4)
-	b = appendHex(append(b, '-'), low>>48, 4)
-	return appendHex(append(b, '-'), low, 12)
+	var hex [32]byte
+	binary.BigEndian.PutUint64(hex[:], hexOf(uint32(high>>32)))
+	binary.BigEndian.PutUint64(hex[8:], hexOf(uint32(high)))
+	binary.BigEndian.PutUint64(hex[16:], hexOf(uint32(low>>32)))
+	binary.BigEndian.PutUint64(hex[24:], hexOf(uint32(low)))
+	b = append(append(b, hex[:8]...), '-')
+	b = append(append(b, hex[8:12]...), '-')
+	b = append(append(b, hex[12:16]...), '-')
+	b = append(append(b, hex[16:20]...), '-')
+	return append(b, hex[20:]...)
 }
 
-// appendHex appends the lowest digits of v.
-func appendHex(b []byte, v uint64, digits int) []byte {
-	const hex = "0123456789abcdef"
-	for shift := 4 * (digits - 1); shift >= 0; shift -= 4 {
-		b = append(b, hex[v>>shift&0xf])
-	}
-	return b
+// hexOf is eight hexadecimal digits at once: an id takes 27 ns, and 66 by encoding/hex.
+func hexOf(v uint32) uint64 {
+	const each = 0x0101010101010101
+	d := uint64(v)
+	d = (d<<16 | d) & 0x0000ffff0000ffff
+	d = (d<<8 | d) & 0x00ff00ff00ff00ff
+	d = (d<<4 | d) & 0x0f0f0f0f0f0f0f0f // a digit in each byte
+	letters := (d + 6*each) >> 4 & each // 1 where it is above 9
+	return d + '0'*each + ('a'-'9'-1)*letters
 }
 
-// idHeader is a header and its text in one allocation.
-type idHeader struct {
+// pendingWithID is a record, a header for its message id and that in one allocation.
+type pendingWithID struct {
+	pending
 	header [1]kgo.RecordHeader
 	text   [uuidText]byte
 }
 
-// ownHeaders are headers for the copy of a record, with a message id where there is none
+// newPending makes a copy of r with headers of its own, and a message id where there is none
 // and newID makes one.
-func ownHeaders(r *kgo.Record, newID func([]byte, time.Time) []byte, now time.Time) []kgo.RecordHeader {
-	if newID == nil {
-		return slices.Clone(r.Headers)
+func newPending(r *kgo.Record, newID func([]byte, time.Time) []byte, now time.Time) *pending {
+	if _, set := lastHeader(r.Headers, headerMessageID); set || newID == nil {
+		return &pending{record: kgo.Record{Headers: slices.Clone(r.Headers)}}
 	}
-	if _, set := lastHeader(r.Headers, headerMessageID); set {
-		return slices.Clone(r.Headers)
-	}
-	mine := &idHeader{}
-	own := mine.header[:0]
+	pd := &pendingWithID{}
+	own := pd.header[:0]
 	if len(r.Headers) > 0 {
 		own = append(make([]kgo.RecordHeader, 0, len(r.Headers)+1), r.Headers...)
 	}
-	if id := newID(mine.text[:0], now); len(id) > 0 {
+	if id := newID(pd.text[:0], now); len(id) > 0 {
 		own = append(own, kgo.RecordHeader{Key: headerMessageID, Value: id})
 	}
-	return own
+	pd.record.Headers = own
+	return &pd.pending
 }
 
 // messageIDOf is a record's message id; nil: none.

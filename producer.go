@@ -181,7 +181,7 @@ func (p *Producer) shut(ctx context.Context) error {
 	_ = p.Flush(ctx) // what it did not wait for is given up
 	p.stopLoops()
 	p.running.Wait()
-	errs := p.giveUp(p.ledger.open(), func() error { return ErrClosed })
+	errs := p.giveUp(p.ledger.open(), ErrClosed)
 	for _, l := range p.ledger.takeLinks() {
 		p.hangUp(ctx, l)
 	}

@@ -40,6 +40,7 @@ func (w *world) producer(opts ...kstage.ProducerOption) *publisher {
 	made, err := kstage.NewProducer(all...)
 	require.NoError(w.t, err)
 	p.Producer = made
+	kstage.ReachOnly(made, opts...)
 	w.t.Cleanup(func() { _ = p.end() })
 	return p
 }
@@ -659,6 +660,8 @@ var producerMistakes = []struct {
 	{"nil partitioner", kstage.WithPartitioner((*nilPartitioner)(nil)), "WithPartitioner"},
 	{"buffer records", kstage.WithBuffer(0, 1), "WithBuffer"},
 	{"buffer bytes", kstage.WithBuffer(1, 0), "WithBuffer"},
+	{"too many buffer records", kstage.WithBuffer(1<<24, 1), "WithBuffer"},
+	{"too many buffer bytes", kstage.WithBuffer(1, 1<<40), "WithBuffer"},
 	{"buffer policy", kstage.WithBufferFull(2), "WithBufferFull"},
 	{"negative buffer policy", kstage.WithBufferFull(-1), "WithBufferFull"},
 }

@@ -62,7 +62,11 @@ func (p *Producer) prepare(ctx context.Context, r *kgo.Record, done func(*kgo.Re
 		return nil, errTopicless
 	}
 	now := time.Now() // the client's own reading for the timestamp is spared by ours
-	pd := &pending{done: done, ctx: ctx}
+	pd, err := p.copied(r, now)
+	if err != nil {
+		return nil, err
+	}
+	pd.done, pd.ctx = done, ctx
 	pd.caller.Store(r)
 	c := &pd.record
 	c.Topic, c.Partition, c.Key, c.Value, c.Timestamp = topic, r.Partition, r.Key, r.Value, r.Timestamp
@@ -74,7 +78,7 @@ func (p *Producer) prepare(ctx context.Context, r *kgo.Record, done func(*kgo.Re
 	} else {
 		c.Context = endless(ctx, r)
 	}
-	return pd, p.setHeaders(c, r, now)
+	return pd, nil
 }
 
 // endless is the context that hooks find in the record: the caller's values without its
@@ -89,15 +93,14 @@ func endless(ctx context.Context, r *kgo.Record) context.Context {
 	return context.WithoutCancel(ctx)
 }
 
-// setHeaders turns a panic of WithMessageIDs into an error: another id would not be the
+// copied turns a panic of WithMessageIDs into an error: another id would not be the
 // application's.
-func (p *Producer) setHeaders(c, r *kgo.Record, now time.Time) (err error) {
+func (p *Producer) copied(r *kgo.Record, now time.Time) (pd *pending, err error) {
 	if p.cfg.messageIDs != nil {
 		err = errMessageIDs
 		defer p.guard.caught("WithMessageIDs")
 	}
-	c.Headers = ownHeaders(r, p.newID, now)
-	return nil
+	return newPending(r, p.newID, now), nil
 }
 
 var errMessageIDs = errors.New("kstage: WithMessageIDs panicked; see Health")
@@ -160,16 +163,14 @@ func (p *Producer) learn(l *link, c *kgo.Record, err error) {
 }
 
 // late tells of records that have run out of their delivery timeout.
-func (p *Producer) late(open []openTerm) {
-	p.giveUp(open, p.timeout)
-}
+func (p *Producer) late(open []openTerm) { p.giveUp(open, p.timeout()) }
 
 // giveUp tells of records that the client has not answered, and returns what it told.
-func (p *Producer) giveUp(open []openTerm, why func() error) (errs []error) {
+func (p *Producer) giveUp(open []openTerm, why error) (errs []error) {
 	for _, t := range open {
 		for _, pd := range t.records {
 			if caller := pd.claim(); caller != nil {
-				err := p.named(&pd.record, &UnconfirmedError{Err: why()})
+				err := p.named(&pd.record, &UnconfirmedError{Err: why})
 				p.tell(pd, caller, err)
 				p.ledger.told(t.term)
 				errs = append(errs, err)
