@@ -120,21 +120,23 @@ func (r *Room) In() (is []int) {
 	return is
 }
 
+// roomOfOne is a ledger with room for one record, for a test alone.
+func roomOfOne(ctx context.Context) *ledger {
+	c := defaultProducerConfig()
+	c.bufferRecords = 1
+	return newLedger(&c, &link{}, func() *term { return &term{ctx: ctx, cancel: func() {}} })
+}
+
 // LeftRoom has many wait for the room of one record, which comes free at the moment
 // they lose patience, and returns what is still taken in the end.
 func LeftRoom(t *testing.T, rounds int) (records int) {
 	t.Helper()
-	c := defaultProducerConfig()
-	c.bufferRecords = 1
-	none, end := context.WithCancel(t.Context())
-	defer end()
-
-	l := newLedger(&c, &link{}, func() *term { return &term{ctx: none, cancel: func() {}} })
+	l := roomOfOne(t.Context())
 	for range rounds {
-		if _, err := l.accept(none, &pending{}); err != nil {
+		if _, err := l.accept(t.Context(), &pending{}); err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithCancel(none)
+		ctx, cancel := context.WithCancel(t.Context())
 		accepted := make(chan error)
 		go func() {
 			_, err := l.accept(ctx, &pending{})
@@ -153,4 +155,57 @@ func LeftRoom(t *testing.T, rounds int) (records int) {
 		cancel()
 	}
 	return l.room.used().records()
+}
+
+// MetRoom has one begin to wait at the moment the room it needs comes free, and returns
+// how long that took at most.
+func MetRoom(t *testing.T, rounds int) (longest time.Duration) {
+	t.Helper()
+	l := roomOfOne(t.Context())
+	for range rounds {
+		if _, err := l.accept(t.Context(), &pending{}); err != nil {
+			t.Fatal(err)
+		}
+		began, free := time.Now(), make(chan struct{})
+		go func() {
+			l.finish(0)
+			close(free)
+		}()
+		if _, err := l.accept(t.Context(), &pending{}); err != nil {
+			t.Fatal(err)
+		}
+		longest = max(longest, time.Since(began))
+		<-free
+		l.finish(0)
+	}
+	return longest
+}
+
+// MostPages puts records down, each claimed when there are so many younger ones but for every
+// stuck-th of them, and returns how many pages there were at most, and after a last sweep.
+func MostPages(records, younger, stuck int) (most, left int) {
+	t, all := &term{}, make([]*pending, records)
+	for i := range all {
+		all[i] = &pending{}
+		all[i].caller.Store(nobody)
+		t.enter(all[i])
+		if j := i - younger; j >= 0 && j%stuck > 0 {
+			all[j].claim()
+		}
+		most = max(most, t.pages())
+	}
+	for j := range all {
+		if j%stuck > 0 {
+			all[j].claim()
+		}
+	}
+	t.sweep()
+	return most, t.pages()
+}
+
+func (t *term) pages() (n int) {
+	for pg := t.first; pg != nil; pg = pg.next {
+		n++
+	}
+	return n
 }
