@@ -99,7 +99,8 @@ const (
 	// lost where the leader is, before others have copied it.
 	AcksLeader
 	// AcksNone waits for nothing: a record counts as published when it was sent. Its
-	// offset is not known, errors of the broker are not noticed.
+	// offset is not known, errors of the broker are not noticed: what it is not ready for, as
+	// in the moment after a topic was created, is lost without a word.
 	AcksNone
 )
 
