@@ -128,7 +128,7 @@ func TestEndToEndProducerUnderLoad(t *testing.T) {
 	topic := w.topic("orders", 3)
 	p := w.producer(kstage.WithTopic(topic), kstage.WithBuffer(100, 1<<20))
 	const goroutines, each = 8, 1500
-	ends := newEnds(t)
+	ends := &ends{of: map[*kgo.Record]error{}}
 	var wg sync.WaitGroup
 	for g := range goroutines {
 		wg.Go(func() {
@@ -151,7 +151,8 @@ func TestEndToEndProducerUnderLoad(t *testing.T) {
 	require.NoError(t, p.Close(t.Context()))
 	wg.Wait()
 	got := w.read(topic)
-	for r, err := range ends.all(goroutines * each) {
+	require.Len(t, ends.of, goroutines*each)
+	for r, err := range ends.of {
 		switch {
 		case err == nil:
 			require.Equal(t, r.Value, got[r.Partition][r.Offset].Value)
@@ -163,13 +164,10 @@ func TestEndToEndProducerUnderLoad(t *testing.T) {
 
 // ends are what became of records.
 type ends struct {
-	t  *testing.T
 	mu sync.Mutex // guards of and ok
 	of map[*kgo.Record]error
 	ok int
 }
-
-func newEnds(t *testing.T) *ends { return &ends{t: t, of: map[*kgo.Record]error{}} }
 
 func (e *ends) note(r *kgo.Record, err error) {
 	e.mu.Lock()
@@ -195,7 +193,7 @@ func (e *ends) done(r *kgo.Record) func(*kgo.Record, error) {
 
 // publish is a caller with little patience, now and then.
 func (e *ends) publish(p *publisher, r *kgo.Record) {
-	ctx := e.t.Context()
+	ctx := p.w.t.Context()
 	if rand.IntN(10) == 0 {
 		limited, cancel := context.WithTimeout(ctx, rand.N(time.Millisecond))
 		defer cancel()
@@ -208,12 +206,4 @@ func (e *ends) acked() int {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.ok
-}
-
-// all are the ends of n records.
-func (e *ends) all(n int) map[*kgo.Record]error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	require.Len(e.t, e.of, n)
-	return e.of
 }
