@@ -203,6 +203,31 @@ func MostPages(records, younger, stuck int) (most, left int) {
 	return most, t.pages()
 }
 
+// TurnedPages accepts records of which some are told of, and returns how many pages there are
+// after a turn of the ledger.
+func TurnedPages(t *testing.T, records, told int) (n int) {
+	t.Helper()
+	c := defaultProducerConfig()
+	l := newLedger(&c, &link{}, func() *term { return &term{ctx: t.Context(), cancel: func() {}} })
+	for i := range records {
+		pd := &pending{}
+		pd.caller.Store(nobody)
+		of, err := l.accept(t.Context(), pd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i < told {
+			pd.claim()
+			l.told(of)
+		}
+	}
+	l.turn(time.Now(), func([]openTerm) {})
+	for _, of := range append(l.terms, l.term) {
+		n += of.pages()
+	}
+	return n
+}
+
 func (t *term) pages() (n int) {
 	for pg := t.first; pg != nil; pg = pg.next {
 		n++

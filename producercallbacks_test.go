@@ -38,9 +38,12 @@ func TestProducerUsersFunctionsThatPanic(t *testing.T) {
 	}))
 	require.ErrorContains(t, p.Publish(t.Context(), text("bad", "v")), "a hook of WithClientOptions panicked")
 	require.NoError(t, p.Publish(t.Context(), text("k", "v")), "it goes on")
+	require.ErrorContains(t, p.Publish(t.Context(), text("worse", "v")), "a hook of WithClientOptions panicked")
+	w.eventually(func() bool { return len(w.all(topic)) == 4 }) // the client had it
+	require.NoError(t, p.Publish(t.Context(), text("k", "v")), "its room was given back once")
 	shows(p, "hook")
 	require.NoError(t, p.Close(t.Context()))
-	p.requireCounts(1, 1)
+	p.requireCounts(2, 2)
 
 	_, err := kstage.NewProducer(kstage.WithBrokers(w.brokers...), kstage.WithClientOptions(func(kstage.ClientRole) []kgo.Opt { panic("oh no") }))
 	require.ErrorContains(t, err, "WithClientOptions")
@@ -53,6 +56,13 @@ type panicky struct{}
 // OnProduceRecordBuffered implements kgo.HookProduceRecordBuffered.
 func (panicky) OnProduceRecordBuffered(r *kgo.Record) {
 	if string(r.Key) == "bad" {
+		panic("oh no")
+	}
+}
+
+// OnProduceRecordPartitioned implements kgo.HookProduceRecordPartitioned: the client has the record.
+func (panicky) OnProduceRecordPartitioned(r *kgo.Record, _ int32) {
+	if string(r.Key) == "worse" {
 		panic("oh no")
 	}
 }

@@ -72,4 +72,6 @@ func TestProducerPagesAreSwept(t *testing.T) {
 	require.Equal(t, 1, left)
 	_, left = kstage.MostPages(100*size, size, 10*size)
 	require.Equal(t, 10, left, "those with a stuck record")
+	require.Equal(t, 1, kstage.TurnedPages(t, 10*size, 10*size-1))
+	require.Zero(t, kstage.TurnedPages(t, 10*size, 10*size), "nothing is kept while nothing comes")
 }
