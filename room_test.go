@@ -2,7 +2,6 @@ package kstage_test
 
 import (
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -60,7 +59,7 @@ func TestProducerRoomOfOneWhoLeaves(t *testing.T) {
 // Room that comes free at the moment somebody begins to wait for it is his.
 func TestProducerRoomIsNotMissed(t *testing.T) {
 	t.Parallel()
-	require.Less(t, kstage.MetRoom(t, 5000), 10*time.Second)
+	kstage.MetRoom(t, 2000)
 }
 
 // What was told of is soon forgotten, whatever is stuck among it.
