@@ -108,10 +108,11 @@ var errMessageIDs = errors.New("kstage: WithMessageIDs panicked; see Health")
 // hand gives the client a record that users' hooks and partitioners see. One that panics may
 // have kept it from the client, which will then not answer, or may not.
 func (p *Producer) hand(t *term, pd *pending) {
+	size := recordSize(&pd.record) // a hook may add headers
 	var answered atomic.Bool
 	answer := func(_ *kgo.Record, err error) {
 		if !answered.Swap(true) {
-			p.answered(t, pd, err)
+			p.answered(t, pd, size, err)
 		}
 	}
 	given := false
@@ -127,12 +128,12 @@ func (p *Producer) hand(t *term, pd *pending) {
 
 var errHook = errors.New("kstage: a hook of WithClientOptions panicked; see Health")
 
-// answered is the client's answer, by which it is done with the record. Room comes
-// first: who is told of one record may publish the next at once.
-func (p *Producer) answered(t *term, pd *pending, err error) {
+// answered is the client's answer, by which it is done with a record that took room of so
+// many bytes. Room comes first: who is told of one record may publish the next at once.
+func (p *Producer) answered(t *term, pd *pending, size int64, err error) {
 	p.learn(t.link, &pd.record, err)
 	caller := pd.claim()
-	p.ledger.finish(recordSize(&pd.record))
+	p.ledger.finish(size)
 	if caller == nil {
 		return
 	}
