@@ -459,7 +459,7 @@ func ExampleConsumer_ReadinessHandler() {
 	// 503 {"ready":false}
 }
 
-// A watch hears of every change.
+// A watch hears of its first look and of every change.
 func ExampleConsumer_WatchHealth() {
 	broker := ordered()
 	defer broker.Close()
@@ -468,15 +468,17 @@ func ExampleConsumer_WatchHealth() {
 	var watching sync.WaitGroup
 	watching.Go(func() {
 		consumer.WatchHealth(ctx, 10*time.Millisecond, func(t kstage.Transition) {
-			fmt.Println("ready:", t.Before.Ready, "->", t.After.Ready)
-			stop()
+			if t.After.Ready {
+				fmt.Println("ready")
+				stop()
+			}
 		})
 	})
 	err := consumer.Run(ctx)
 	watching.Wait()
 	fmt.Println("ended:", err)
 	// Output:
-	// ready: false -> true
+	// ready
 	// ended: <nil>
 }
 

@@ -12,7 +12,7 @@ import (
 // watchEvery is the interval of a watch that asks for none.
 const watchEvery = 30 * time.Second
 
-// Transition is a change that WatchHealth has seen.
+// Transition is a change that WatchHealth has seen, or its first look.
 type Transition struct {
 	Before, After Health
 }
@@ -106,11 +106,12 @@ func askBroker(ctx context.Context, cl *kgo.Client) error {
 	return fmt.Errorf("%w: %w", errUnreached, err)
 }
 
-// WatchHealth asks a broker for a sign of life at once and then every so often, and calls f
-// when Health has changed since it looked last: Live, Ready, or the set of reasons. It
-// returns when ctx is done, so it is to be called with go. What comes and goes between
-// two looks is not seen. Where no broker answers, Health says HealthDisconnected,
-// also when nothing else would have noticed; the client connects again by itself.
+// WatchHealth asks a broker for a sign of life at once and then every so often. It calls f
+// after the first look, and when Health has changed since the last one: Live, Ready, or
+// the set of reasons. It returns when ctx is done, so it is to be called with go. What
+// comes and goes between two looks is not seen. Where no broker answers, Health says
+// HealthDisconnected, also when nothing else would have noticed; the client connects again
+// by itself.
 //
 // f is called by one goroutine, one call after the other; while it runs nobody looks. A
 // panic in it shows in Health. every of zero or less is 30 s. Several may watch.
@@ -137,13 +138,14 @@ func (w *watch) run(ctx context.Context, every time.Duration, f func(Transition)
 	if every <= 0 {
 		every = watchEvery
 	}
-	for before := w.health(); ; {
+	before := w.health()
+	for first := true; ; first = false {
 		w.look(ctx)
 		if ctx.Err() != nil {
 			return
 		}
 		after := w.health()
-		if !after.same(before) {
+		if first || !after.same(before) {
 			w.tell(f, Transition{before, after})
 		}
 		before = after
