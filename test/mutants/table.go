@@ -187,7 +187,7 @@ func mutants() []mutant {
 			test:    "TestVirtualSkip|TestOutbox|TestHandOffSkip|TestOversize",
 		},
 		{
-			name: "dead-window-commits", file: "window.go",
+			name: "unmoved-offset-committed", file: "window.go",
 			old:     "return m, ok && !w.dead && m.Offset > w.committed",
 			planted: "return m, ok && m.Offset >= w.committed",
 			breaks:  "an unmoved offset is committed again and again",

@@ -37,7 +37,7 @@ func main() {
 }
 
 func replay(seed uint64, twice bool, args []string) (status int, err error) {
-	ctx := context.Background()
+	ctx := context.Background() //nolint:forbidigo // a program makes its own context
 	m, err := compile(ctx, args[0])
 	if err != nil {
 		return 0, err

@@ -14,6 +14,7 @@ type ledger struct {
 	offsets  map[spot][]int64 // that hold a record, sorted
 	next     map[groupSpot]int
 	ids      map[[2]string]bool // message ids that are done, by group
+	stood    map[Place]string   // which record stood where: it may have been deleted since
 }
 
 type groupPlace struct {
@@ -27,7 +28,7 @@ type groupSpot struct {
 }
 
 func newLedger(r *Run) *ledger {
-	l := &ledger{r: r, finished: map[groupPlace]bool{}, offsets: map[spot][]int64{}, next: map[groupSpot]int{}, ids: map[[2]string]bool{}}
+	l := &ledger{r: r, finished: map[groupPlace]bool{}, offsets: map[spot][]int64{}, next: map[groupSpot]int{}, ids: map[[2]string]bool{}, stood: map[Place]string{}}
 	for topic, ps := range r.Logs {
 		for p, records := range ps {
 			var os []int64
@@ -44,6 +45,8 @@ func newLedger(r *Run) *ledger {
 // see takes an event that may finish a record.
 func (l *ledger) see(e *Event) {
 	switch {
+	case e.Kind == Published, e.Kind == Started:
+		l.stood[e.Place] = e.Record
 	case e.Kind == Ended && (e.Result == OK || e.Result == SkippedIt || e.Note == finalFailure),
 		e.Kind == CopyAcked,
 		e.Kind == Skipped:
@@ -52,7 +55,7 @@ func (l *ledger) see(e *Event) {
 		_, id, _ := cutLast(e.Key, "\x00")
 		l.ids[[2]string{e.Group, id}] = true
 		if e.Place.Topic != "" { // it is of a record without one
-			l.ids[[2]string{e.Group, l.r.at(e.Place)}] = true
+			l.ids[[2]string{e.Group, l.stood[e.Place]}] = true
 		}
 	}
 }

@@ -36,6 +36,6 @@ func counts(r *Run, f *findings) {
 // progress: with the last fault over, everything is finished in time.
 func progress(r *Run, f *findings) {
 	if r.Lag != "" {
-		f.add(r.Took, "not finished %v after the last fault: %s", progressLimit, r.Lag)
+		f.add(r.Took, "not finished %v after the last fault: %s", r.Plan.progressLimit(), r.Lag)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/kstage/kstage"
+	"github.com/kstage/kstage/internal/hook"
 )
 
 // bounds: no partition holds more than its window and a fetch.
@@ -23,6 +24,9 @@ type target struct{ member, topic string }
 
 // healthTells: while a copy cannot be written, Health says so within two looks.
 func healthTells(r *Run, f *findings) {
+	if r.Plan.Stretch[hook.BeforeResolve] > 0 {
+		return // it hears of each answer late, one after the other
+	}
 	said := map[string]string{} // by members, at the last look
 	failed := map[target]time.Duration{}
 	owned := map[ownership]bool{}

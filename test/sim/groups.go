@@ -132,8 +132,22 @@ func (w *world) ban(group, id string) {
 const (
 	lookEach      = time.Second // at Health and Stats
 	banEach       = 10 * time.Second
-	progressLimit = 15 * time.Minute // from the end of the last fault to the end of all work
+	progressSlack = 15 * time.Minute // of progressLimit, for what is not waiting
 )
+
+// progressLimit is how long it may take from the end of the last fault to the end of
+// all work: twice the longest way through the stages, since a crash repeats one.
+func (p *Plan) progressLimit() time.Duration {
+	longest := time.Duration(0)
+	for i := range p.Groups {
+		way := time.Duration(0)
+		for _, d := range p.Groups[i].Stages {
+			way += d
+		}
+		longest = max(longest, way)
+	}
+	return progressSlack + 2*longest
+}
 
 // quiesce waits until all that was written is finished, and all members are well; what
 // it returns was not.
@@ -141,7 +155,7 @@ func (w *world) quiesce() string {
 	began := time.Now()
 	for i := 0; ; i++ {
 		left := w.lag() + w.unwell()
-		if left == "" || time.Since(began) >= progressLimit {
+		if left == "" || time.Since(began) >= w.plan.progressLimit() {
 			return left
 		}
 		w.pass(lookEach)
