@@ -73,7 +73,7 @@ func NewProducer(opts ...ProducerOption) (*Producer, error) {
 func (p *Producer) newTerm() *term {
 	t := &term{}
 	t.most.Store(-1)
-	t.promise = func(r *kgo.Record, err error) { p.answered(t, r.Context.(*pending), err) }
+	t.promise = func(r *kgo.Record, err error) { p.answered(t, r.Context.(*pending), recordSize(r), err) }
 	t.ctx, t.cancel = context.WithCancel(p.ctx)
 	return t
 }

@@ -103,6 +103,27 @@ func TestProducerHooksSeeTheCallersValues(t *testing.T) {
 	require.False(t, h.ends)
 }
 
+// headersHook adds a header, as those that trace do.
+type headersHook struct{}
+
+// OnProduceRecordBuffered implements kgo.HookProduceRecordBuffered.
+func (headersHook) OnProduceRecordBuffered(r *kgo.Record) {
+	r.Headers = append(r.Headers, kgo.RecordHeader{Key: "trace", Value: make([]byte, 100)})
+}
+
+// A record takes the room that it had when it was accepted, and gives back the same.
+func TestProducerHooksThatAddHeaders(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	p := w.producer(kstage.WithTopic(w.topic("orders", 1)), kstage.WithBuffer(10, 200), kstage.WithBufferFull(kstage.FailWhenFull),
+		kstage.WithClientOptions(func(kstage.ClientRole) []kgo.Opt { return append([]kgo.Opt{kgo.WithHooks(headersHook{})}, w.reach...) }))
+	for range 20 {
+		r := text("k", "v")
+		require.NoError(t, p.Publish(t.Context(), r))
+		require.Empty(t, r.Headers)
+	}
+}
+
 // A partitioner is called under a lock of the client, for the first record of a topic on a
 // goroutine of the client's.
 func TestProducerPartitionerThatPanicsOrChoosesWrong(t *testing.T) {

@@ -109,9 +109,10 @@ var errMessageIDs = errors.New("kstage: WithMessageIDs panicked; see Health")
 // have kept it from the client, which will then not answer, or may not.
 func (p *Producer) hand(t *term, pd *pending) {
 	var answered atomic.Bool
+	size := recordSize(&pd.record) // now: hooks add headers
 	answer := func(_ *kgo.Record, err error) {
 		if !answered.Swap(true) {
-			p.answered(t, pd, err)
+			p.answered(t, pd, size, err)
 		}
 	}
 	given := false
@@ -128,11 +129,11 @@ func (p *Producer) hand(t *term, pd *pending) {
 var errHook = errors.New("kstage: a hook of WithClientOptions panicked; see Health")
 
 // answered is the client's answer, by which it is done with the record. Room comes
-// first: who is told of one record may publish the next at once.
-func (p *Producer) answered(t *term, pd *pending, err error) {
+// first: who is told of one record may publish the next at once. size: what accept took.
+func (p *Producer) answered(t *term, pd *pending, size int64, err error) {
 	p.learn(t.link, &pd.record, err)
 	caller := pd.claim()
-	p.ledger.finish(recordSize(&pd.record))
+	p.ledger.finish(size)
 	if caller == nil {
 		return
 	}
