@@ -4,7 +4,6 @@ import (
 	"context"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -104,6 +103,27 @@ func TestProducerHooksSeeTheCallersValues(t *testing.T) {
 	require.False(t, h.ends)
 }
 
+// headersHook adds a header, as those that trace do.
+type headersHook struct{}
+
+// OnProduceRecordBuffered implements kgo.HookProduceRecordBuffered.
+func (headersHook) OnProduceRecordBuffered(r *kgo.Record) {
+	r.Headers = append(r.Headers, kgo.RecordHeader{Key: "trace", Value: make([]byte, 100)})
+}
+
+// A record takes the room that it had when it was accepted, and gives back the same.
+func TestProducerHooksThatAddHeaders(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	p := w.producer(kstage.WithTopic(w.topic("orders", 1)), kstage.WithBuffer(10, 200), kstage.WithBufferFull(kstage.FailWhenFull),
+		kstage.WithClientOptions(func(kstage.ClientRole) []kgo.Opt { return append([]kgo.Opt{kgo.WithHooks(headersHook{})}, w.reach...) }))
+	for range 20 {
+		r := text("k", "v")
+		require.NoError(t, p.Publish(t.Context(), r))
+		require.Empty(t, r.Headers)
+	}
+}
+
 // A partitioner is called under a lock of the client, for the first record of a topic on a
 // goroutine of the client's.
 func TestProducerPartitionerThatPanicsOrChoosesWrong(t *testing.T) {
@@ -163,29 +183,4 @@ func TestProducerPartitionersKeepTheirKind(t *testing.T) {
 		require.True(t, name != "basic" || r.Partition == 3)
 		require.Len(t, w.all(topic), 1)
 	}
-}
-
-// tracer is a hook that does what tracing does: it adds a header to each record.
-type tracer struct{}
-
-// OnProduceRecordBuffered implements kgo.HookProduceRecordBuffered.
-func (tracer) OnProduceRecordBuffered(r *kgo.Record) {
-	r.Headers = append(r.Headers, kgo.RecordHeader{Key: "traceparent", Value: make([]byte, 55)})
-}
-
-// What a hook adds to a record takes no room, and gives none back.
-func TestProducerHooksMayAddHeaders(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	p := w.producer(kstage.WithTopic(w.topic("orders", 1)), kstage.WithBuffer(10, 1<<10), kstage.WithClientOptions(func(kstage.ClientRole) []kgo.Opt {
-		return append([]kgo.Opt{kgo.WithHooks(tracer{})}, w.reach...)
-	}))
-	for range 100 {
-		require.NoError(t, p.Publish(t.Context(), text("k", "v")))
-	}
-	p.PublishAsync(t.Context(), text("k", "v"), nil)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	require.NoError(t, p.Flush(ctx))
-	require.NoError(t, p.Close(ctx))
 }
