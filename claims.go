@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/kstage/kstage/internal/hook"
 )
 
 const (
@@ -46,8 +48,7 @@ type claims struct {
 // lent is a claim that this consumer holds.
 type lent struct {
 	Claim
-	ends time.Time // of the lease, by this process's clock
-	lost bool      // the store says so
+	ends time.Time // of the lease, by this process's clock; zero: the store has given it to another
 }
 
 // unconfirmed is a claim whose handler has returned nil, and whose confirm has failed.
@@ -72,11 +73,15 @@ func newClaims(c *Consumer) *claims {
 // call.
 func (k *claims) before(c call) verdict {
 	w, offset := c.b.w, c.msg.Record.Offset
-	if l := w.claim(offset); l != nil && k.holds(l) {
-		return verdict{kind: handleNow}
+	if c.h != nil { // it was called before
+		if l := w.claim(offset); l != nil && k.holds(l) {
+			return verdict{kind: handleNow}
+		}
 	}
 	l, err := k.take(w.intake.base, c.msg)
 	switch {
+	case err != nil && k.failOpen && w.fenced.Load(): // meanwhile
+		return verdict{kind: released}
 	case err != nil && k.failOpen:
 		return verdict{kind: handleNow}
 	case err != nil:
@@ -89,6 +94,7 @@ func (k *claims) before(c call) verdict {
 		return verdict{kind: unclaimed, wait: askAgain}
 	case ClaimNew:
 	}
+	hook.Stretch(hook.BeforeLend)
 	if !w.lend(offset, l) {
 		k.giveBack(l)
 		return verdict{kind: released}
@@ -99,7 +105,7 @@ func (k *claims) before(c call) verdict {
 func (k *claims) holds(l *lent) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return !l.lost && time.Now().Before(l.ends)
+	return time.Now().Before(l.ends)
 }
 
 // take asks for a record's key. Once it was asked the answer is waited for,
@@ -176,6 +182,7 @@ func (k *claims) confirm(ctx context.Context, l *lent) error {
 	if err := k.answered(callConfirm, k.store.Confirm(limited, l.Claim)); err != nil {
 		return err
 	}
+	hook.Stretch(hook.AfterConfirm)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	delete(k.lent, l)
@@ -239,6 +246,7 @@ func (k *claims) renew(ctx context.Context) {
 		held = append(held, l)
 	}
 	k.mu.Unlock()
+	hook.Stretch(hook.BeforeRenew)
 	each(held, func(l *lent) {
 		limited, cancel := context.WithTimeout(ctx, min(storeTimeout, k.lease/renewalsOfOne))
 		defer cancel()
@@ -250,7 +258,8 @@ func (k *claims) renew(ctx context.Context) {
 		}
 		k.mu.Lock()
 		defer k.mu.Unlock()
-		if l.lost = lost; lost {
+		if lost {
+			l.ends = time.Time{}
 			delete(k.lent, l)
 			return
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"reflect"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -73,6 +74,19 @@ func (c *commonConfig) newClient(role ClientRole, ours ...kgo.Opt) (cl *kgo.Clie
 		return nil, fmt.Errorf("kstage: make a client (see WithClientOptions): %w", err)
 	}
 	return cl, nil
+}
+
+// showsRecords says that a hook of WithClientOptions sees the records that the client
+// produces: it may keep them.
+func showsRecords(cl *kgo.Client) bool {
+	hooks := reflect.ValueOf(cl.OptValue(kgo.WithHooks)) // a slice of a type that is not exported
+	for i := range hooks.Len() {
+		switch hooks.Index(i).Interface().(type) {
+		case kgo.HookProduceRecordBuffered, kgo.HookProduceRecordPartitioned, kgo.HookProduceRecordUnbuffered:
+			return true
+		}
+	}
+	return false
 }
 
 // greeting is what a connection begins with.

@@ -10,6 +10,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/zap"
+
+	"github.com/kstage/kstage/internal/hook"
 )
 
 const (
@@ -55,6 +57,7 @@ func (in *intake) committer(ctx context.Context) {
 }
 
 func (in *intake) commitAll(ctx context.Context) {
+	hook.Stretch(hook.BeforeGate)
 	in.gate.enter()
 	events := in.commit(ctx, in.snapshot())
 	in.gate.leave()
@@ -83,10 +86,12 @@ func (in *intake) commit(ctx context.Context, ws []*window) (events []CommittedE
 	if len(moved) == 0 {
 		return nil
 	}
+	hook.Stretch(hook.BeforeCommit)
 	limited, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
 	limited = kgo.PreCommitFnContext(limited, in.sign)
 	in.client.CommitOffsetsSync(limited, moved, func(_ *kgo.Client, req *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, err error) {
+		hook.Stretch(hook.AfterCommit)
 		events = in.answered(ws, moved, commitErrors(req, resp, err))
 	})
 	return events

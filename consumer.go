@@ -221,7 +221,7 @@ func (c *Consumer) Skip(topic string, partition int32, offset int64) error {
 	}
 	c.board.clearRecord(HealthStuckRecord, co)
 	c.board.clearRecord(HealthOversize, co)
-	msg := Message{Record: h.record, facts: &h.facts}
+	msg := Message{Record: &h.record, facts: &h.facts}
 	c.metrics.Handled(HandledEvent{Topic: topic, Partition: partition, Stage: msg.Stage(), Attempt: msg.Attempt(), Outcome: OutcomeSkipped})
 	c.records.record(h.b.w.ctx, zapcore.WarnLevel, "record skipped by Consumer.Skip", msg, zap.Stringer("outcome", OutcomeSkipped))
 	return nil

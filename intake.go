@@ -9,6 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
 
+	"github.com/kstage/kstage/internal/hook"
 	"github.com/kstage/kstage/internal/lanes"
 )
 
@@ -168,6 +169,7 @@ func (in *intake) fetch(ctx context.Context) (received, failed bool) {
 	fetches := in.client.PollFetches(limited)
 	defer in.client.AllowRebalance()
 	debug := in.records.debug()
+	hook.Stretch(hook.AfterPoll)
 	for i := range fetches {
 		for j := range fetches[i].Topics {
 			t := &fetches[i].Topics[j]
@@ -235,7 +237,7 @@ func (in *intake) waiting(co Coordinates) *held {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if h := w.held[co.Offset]; h != nil && h.state != heldRunning {
+	if h := w.held.byOffset(co.Offset); h != nil && h.state != heldRunning {
 		return h
 	}
 	return nil

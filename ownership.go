@@ -9,6 +9,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/zap"
+
+	"github.com/kstage/kstage/internal/hook"
 )
 
 // The client calls assigned, offsetsFetched, revoked and lost one at a time, the
@@ -21,6 +23,7 @@ func (in *intake) assigned(ctx context.Context, cl *kgo.Client, added map[string
 	in.callback.Store(true)
 	defer in.callback.Store(false)
 	in.give(ctx, in.owned(added), PartitionsLost, 0)
+	hook.Stretch(hook.BeforeOpen)
 	opened := in.openAll(cl, added)
 	in.board.clearReason(HealthReason{Kind: HealthNotJoined, Partition: -1, Group: in.feed.group})
 	in.authorized("")
@@ -171,12 +174,14 @@ func (in *intake) give(ctx context.Context, ws []*window, kind AssignmentKind, d
 			w.cancel(ErrLost)
 		}
 	}
+	hook.Stretch(hook.BeforeGive)
 	in.gate.enter()
 	var committed []CommittedEvent
 	if kind == PartitionsRevoked {
 		committed = in.commit(ctx, ws)
 	}
 	in.noteUncommitted(ws, cmp.Or(firstFailure(committed), causeOf(kind)))
+	hook.Stretch(hook.BeforeForget)
 	given := in.forgetAll(ws, kind)
 	in.gate.leave()
 	in.tellCommitted(committed)

@@ -22,6 +22,8 @@ type Producer struct {
 	connections *connections
 	ledger      *ledger
 
+	direct bool // no code but the client's sees the records on their way
+
 	ctx        context.Context    // of the clients and terms: ends when Close gives up on them
 	cancel     context.CancelFunc // of ctx
 	loops      context.Context    // of keep and keepTime: ends when Close has nothing more to wait for
@@ -58,6 +60,7 @@ func NewProducer(opts ...ProducerOption) (*Producer, error) {
 		redactKey: textFunc(p.guard, "WithKeyRedactor", cfg.keyRedactor),
 	}
 	p.newID = cfg.newID()
+	p.direct = cfg.extraOptions == nil && cfg.partitioner == nil
 	p.connections = newConnections(p.board, cfg.logger)
 	first, err := p.connect()
 	if err != nil {
@@ -71,6 +74,8 @@ func NewProducer(opts ...ProducerOption) (*Producer, error) {
 
 func (p *Producer) newTerm() *term {
 	t := &term{}
+	t.most.Store(-1)
+	t.promise = func(r *kgo.Record, err error) { p.answered(t, r.Context.(*pending), recordSize(r), err) }
 	t.ctx, t.cancel = context.WithCancel(p.ctx)
 	return t
 }
@@ -103,8 +108,8 @@ func (p *Producer) Publish(ctx context.Context, r *kgo.Record) error {
 		return err
 	case <-ctx.Done():
 	}
-	if pd.leave() {
-		return p.named(pd, &UnconfirmedError{Err: ctx.Err()})
+	if pd.leave(r) {
+		return p.named(&pd.record, &UnconfirmedError{Err: ctx.Err()})
 	}
 	return <-answer
 }
@@ -179,7 +184,7 @@ func (p *Producer) shut(ctx context.Context) error {
 	p.stopLoops()
 	p.running.Wait()
 	errs := p.giveUp(p.ledger.open(), ErrClosed)
-	for _, l := range p.ledger.takeLines() {
+	for _, l := range p.ledger.takeLinks() {
 		p.hangUp(ctx, l)
 	}
 	p.cancel()

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/kstage/kstage/internal/hook"
 )
 
 // closeReserve is kept of the hard limit for the client's own end, which takes
@@ -32,6 +34,7 @@ func (c *Consumer) shutdown(base context.Context, stopLoops func(), loops *sync.
 		}
 		settle(ws, hard/5)
 	}
+	hook.Stretch(hook.BeforeEnd)
 	stopLoops()
 	var over sync.WaitGroup
 	ends := make([]intakeEnd, len(c.intakes()))
@@ -97,6 +100,7 @@ func (in *intake) end(base context.Context, end time.Time, hard time.Duration) (
 	stop := context.AfterFunc(limited, in.kill)
 	defer stop()
 	e.abandoned, e.err = in.finish(limited, end.Add(-min(closeReserve, 2*hard/5)))
+	hook.Stretch(hook.BeforeLeave)
 	in.leave(limited)
 	return e
 }
