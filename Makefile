@@ -2,7 +2,7 @@
 
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: test test-all sim replay mutants lint bench quickstart kafka kafka-down rename ci
+.PHONY: test test-all sim replay mutants lint bench quickstart broker consumer producer kafka kafka-down rename ci
 
 test: ## the tests of everyday
 	go test ./...
@@ -38,6 +38,9 @@ bench: ## of the parts that every record goes through
 quickstart: ## records handled, retried and dead-lettered, on an embedded broker
 	go run ./examples/quickstart
 
+broker consumer producer: ## the example programs: in three terminals
+	go run ./examples/$@
+
 kafka: ## a real Apache Kafka on loopback; prints its address
 	@test/kafka/kafka.sh up 1
 
@@ -46,7 +49,8 @@ kafka-down: ## end it, and delete its data
 
 rename: ## MODULE=example.com/you/kstage: publish it under another path
 	@test -n "$(MODULE)" || { echo "usage: make rename MODULE=example.com/you/kstage" >&2; exit 2; }
-	git ls-files '*.go' go.mod '*.md' '*.yml' Makefile | xargs sed -i 's#github.com/kstage/kstage#$(MODULE)#g'
+	git ls-files '*.go' '*go.mod' '*.md' '*.yml' '*.sh' Makefile | xargs sed -i 's#github.com/kstage/kstage#$(MODULE)#g'
+	gofmt -w . # other names, another order
 	go mod tidy
 
 ci: ## the gate

@@ -15,16 +15,19 @@ import (
 // What the answers to copies lead to: records finished, sent again, or blocked.
 
 // answered is the client's promise: on its goroutine, once for each copy produced.
-func (o *handOff) answered(box *outbox, c *copying, partition int32, err error) {
+func (o *handOff) answered(sh *sheet, err error) {
+	defer o.busy.Done()
+	box, c, partition := sh.box, sh.copying, sh.record.Partition
 	hook.Stretch(hook.BeforeResolve)
 	stale := err == nil && !c.b.w.resolve(c.held)
-	if err == nil && !stale {
+	if err == nil && !stale && !o.board.quiet() {
 		o.board.clearRecord(HealthOversize, c.coordinates())
 		o.board.clearRecord(HealthStuckRecord, c.coordinates())
 	}
 	o.metrics.HandedOff(HandedOffEvent{Target: box.target.topic, Dead: c.reason != "", Attempt: c.attempt, Stale: stale, Err: err})
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.sheets.giveBack(sh)
 	if err == nil {
 		o.succeeded(box, c)
 	} else {
@@ -114,7 +117,7 @@ func (o *handOff) drop(c *copying) {
 	}
 	co := c.coordinates()
 	o.metrics.Handled(HandledEvent{Topic: co.Topic, Partition: co.Partition, Stage: c.facts.stage, Attempt: c.facts.attempt, Outcome: OutcomeDropped, Reason: ReasonOversize})
-	o.log.record(c.b.w.ctx, zapcore.ErrorLevel, "record is too large for its retry topic and dropped: WithoutDLQ(Drop)", Message{c.record, &c.facts}, zap.Stringer("outcome", OutcomeDropped), zap.String("reason", string(ReasonOversize)))
+	o.log.record(c.b.w.ctx, zapcore.ErrorLevel, "record is too large for its retry topic and dropped: WithoutDLQ(Drop)", Message{&c.record, &c.facts}, zap.Stringer("outcome", OutcomeDropped), zap.String("reason", string(ReasonOversize)))
 }
 
 func coordinateFields(co Coordinates) []zap.Field {

@@ -48,8 +48,7 @@ type claims struct {
 // lent is a claim that this consumer holds.
 type lent struct {
 	Claim
-	ends time.Time // of the lease, by this process's clock
-	lost bool      // the store says so
+	ends time.Time // of the lease, by this process's clock; zero: the store has given it to another
 }
 
 // unconfirmed is a claim whose handler has returned nil, and whose confirm has failed.
@@ -74,8 +73,10 @@ func newClaims(c *Consumer) *claims {
 // call.
 func (k *claims) before(c call) verdict {
 	w, offset := c.b.w, c.msg.Record.Offset
-	if l := w.claim(offset); l != nil && k.holds(l) {
-		return verdict{kind: handleNow}
+	if c.h != nil { // it was called before
+		if l := w.claim(offset); l != nil && k.holds(l) {
+			return verdict{kind: handleNow}
+		}
 	}
 	l, err := k.take(w.intake.base, c.msg)
 	switch {
@@ -104,7 +105,7 @@ func (k *claims) before(c call) verdict {
 func (k *claims) holds(l *lent) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return !l.lost && time.Now().Before(l.ends)
+	return time.Now().Before(l.ends)
 }
 
 // take asks for a record's key. Once it was asked the answer is waited for,
@@ -257,7 +258,8 @@ func (k *claims) renew(ctx context.Context) {
 		}
 		k.mu.Lock()
 		defer k.mu.Unlock()
-		if l.lost = lost; lost {
+		if lost {
+			l.ends = time.Time{}
 			delete(k.lent, l)
 			return
 		}

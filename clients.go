@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"reflect"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -30,7 +31,7 @@ const producerMetadataPause = time.Second
 func (c *commonConfig) clientOptions(role ClientRole) []kgo.Opt {
 	opts := []kgo.Opt{
 		kgo.ClientID(c.clientID),
-		kgo.WithLogger(kzap.New(c.logger.Named("kgo"))),
+		kgo.WithLogger(kzap.New(c.clientLogger())),
 		kgo.MetadataMaxAge(metadataAge),
 	}
 	if role == RoleProducer {
@@ -49,6 +50,16 @@ func (c *commonConfig) clientOptions(role ClientRole) []kgo.Opt {
 	return opts
 }
 
+// clientLogger is for what clients have to say: each of their steps, at info. Who does not
+// debug gets warnings and errors.
+func (c *commonConfig) clientLogger() *zap.Logger {
+	l := c.logger.Named("kgo")
+	if l.Core().Enabled(zap.DebugLevel) || !l.Core().Enabled(zap.WarnLevel) {
+		return l
+	}
+	return l.WithOptions(zap.IncreaseLevel(zap.WarnLevel))
+}
+
 // newClient makes a client for a role; ours are the options that win. A hook that
 // refuses to be on two clients panics in there, and so may the user's function:
 // that is a mistake of the options, not a reason to die.
@@ -63,6 +74,19 @@ func (c *commonConfig) newClient(role ClientRole, ours ...kgo.Opt) (cl *kgo.Clie
 		return nil, fmt.Errorf("kstage: make a client (see WithClientOptions): %w", err)
 	}
 	return cl, nil
+}
+
+// showsRecords says that a hook of WithClientOptions sees the records that the client
+// produces: it may keep them.
+func showsRecords(cl *kgo.Client) bool {
+	hooks := reflect.ValueOf(cl.OptValue(kgo.WithHooks)) // a slice of a type that is not exported
+	for i := range hooks.Len() {
+		switch hooks.Index(i).Interface().(type) {
+		case kgo.HookProduceRecordBuffered, kgo.HookProduceRecordPartitioned, kgo.HookProduceRecordUnbuffered:
+			return true
+		}
+	}
+	return false
 }
 
 // greeting is what a connection begins with.
@@ -112,4 +136,32 @@ func (c *connections) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, _ n
 		c.said.Store(true)
 		c.log.Warn("disconnected: no broker can be reached", zap.Error(err))
 	}
+}
+
+// trouble is why a client got no answer last: a request that runs out of time does not
+// tell. Its zero value is ready.
+type trouble struct{ err atomic.Pointer[error] }
+
+// OnBrokerConnect implements kgo.HookBrokerConnect.
+func (t *trouble) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, _ net.Conn, err error) {
+	t.note(err)
+}
+
+// OnBrokerRead implements kgo.HookBrokerRead.
+func (t *trouble) OnBrokerRead(_ kgo.BrokerMetadata, _ int16, _ int, _, _ time.Duration, err error) {
+	t.note(err)
+}
+
+// note keeps no context's end: that is what it is asked about.
+func (t *trouble) note(err error) {
+	if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, kgo.ErrClientClosed) {
+		t.err.Store(&err)
+	}
+}
+
+func (t *trouble) last() error {
+	if p := t.err.Load(); p != nil {
+		return *p
+	}
+	return nil
 }

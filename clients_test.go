@@ -178,6 +178,35 @@ func TestATLSMismatchIsTriedOn(t *testing.T) {
 	require.NoError(t, m.stop())
 }
 
+// A start that runs out of time says what kept it from an answer.
+func TestTheStartTimeoutTellsWhy(t *testing.T) {
+	t.Parallel()
+	w := newFakeWorld(t, nil)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	var accepting sync.WaitGroup
+	accepting.Go(func() {
+		for n := 0; ; n++ { // as a broker answers that speaks TLS alone, and then not at all
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Read(make([]byte, 64<<10))
+			if n == 0 {
+				_, _ = c.Write([]byte{0x15, 3, 3, 0, 2, 2, 40})
+			} else {
+				_, _ = c.Read(make([]byte, 1))
+			}
+			_ = c.Close()
+		}
+	})
+	t.Cleanup(func() { _ = l.Close(); accepting.Wait() })
+	m := w.start(handleNothing, kstage.WithTopics("orders"), kstage.WithBrokers(l.Addr().String()), kstage.WithStartTimeout(100*time.Millisecond))
+	err = m.wait()
+	require.ErrorContains(t, err, "kstage: no broker answered within 100ms (WithStartTimeout): ")
+	require.ErrorContains(t, err, "is this a plaintext connection speaking to a tls endpoint?")
+}
+
 func handleNothing(context.Context, kstage.Message) error { return nil }
 
 // is says whether Health has a reason of a kind.

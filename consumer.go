@@ -33,9 +33,10 @@ type Consumer struct {
 	claims  *claims  // nil: no deduplication
 	handOff *handOff // without a topic to write to it only lends its client to the look at the topics
 
-	lookSoon chan struct{}            // one slot: a poll met an unknown topic; read by the topic watcher
-	identify func(*kgo.Record) string // WithMessageID; nil: none
-	pausing  sync.Mutex               // makes Pause and Resume one after the other, of all intakes and in Health; taken before their mu
+	asks     atomic.Pointer[kgo.Client] // for a broker's sign of life: the hand-off's client; nil while Run does not run
+	lookSoon chan struct{}              // one slot: a poll met an unknown topic; read by the topic watcher
+	identify func(*kgo.Record) string   // WithMessageID; nil: none
+	pausing  sync.Mutex                 // makes Pause and Resume one after the other, of all intakes and in Health; taken before their mu
 }
 
 // NewConsumer makes a Consumer that gives records to h. It checks all options
@@ -45,6 +46,7 @@ func NewConsumer(h Handler, opts ...ConsumerOption) (*Consumer, error) {
 	if err != nil {
 		return nil, err
 	}
+	cfg.warn()
 	c := &Consumer{cfg: cfg, lookSoon: make(chan struct{}, 1)}
 	c.board = newHealthBoard(func(e StateEvent) { c.metrics.StateChanged(e) })
 	c.guard = &guard{log: cfg.logger, board: c.board}
@@ -114,13 +116,10 @@ func (c *Consumer) Run(ctx context.Context) error {
 	if !c.ran.CompareAndSwap(false, true) {
 		return ErrAlreadyRun
 	}
-	var telling sync.WaitGroup
-	ended := make(chan struct{})
-	telling.Go(func() { c.board.tellAll(ended) })
+	endTelling := c.board.tell()
 	err := c.run(ctx)
 	c.board.end(c.cfg.group, c.records.shown(err))
-	close(ended)
-	telling.Wait()
+	endTelling()
 	return err
 }
 
@@ -133,6 +132,8 @@ func (c *Consumer) run(ctx context.Context) error {
 		return err
 	}
 	defer c.handOff.close()
+	c.asks.Store(c.handOff.client)
+	defer c.asks.Store(nil)
 	adm := topicAdmin{c.handOff.client}
 	seen, err := c.prepare(running, adm)
 	if err != nil {
@@ -220,7 +221,7 @@ func (c *Consumer) Skip(topic string, partition int32, offset int64) error {
 	}
 	c.board.clearRecord(HealthStuckRecord, co)
 	c.board.clearRecord(HealthOversize, co)
-	msg := Message{Record: h.record, facts: &h.facts}
+	msg := Message{Record: &h.record, facts: &h.facts}
 	c.metrics.Handled(HandledEvent{Topic: topic, Partition: partition, Stage: msg.Stage(), Attempt: msg.Attempt(), Outcome: OutcomeSkipped})
 	c.records.record(h.b.w.ctx, zapcore.WarnLevel, "record skipped by Consumer.Skip", msg, zap.Stringer("outcome", OutcomeSkipped))
 	return nil

@@ -300,8 +300,8 @@ func WithShutdownTimeout(soft, hard time.Duration) ConsumerOption {
 	return consumerOption(func(c *consumerConfig) { c.softShutdown, c.hardShutdown = soft, hard })
 }
 
-// WithStartTimeout bounds how long Run tries to reach a broker at its start.
-// Zero, the default: until its context ends.
+// WithStartTimeout bounds how long Run tries to reach a broker at its start, in
+// a row. Zero, the default: until its context ends.
 func WithStartTimeout(d time.Duration) ConsumerOption {
 	return consumerOption(func(c *consumerConfig) { c.startTimeout = d })
 }

@@ -46,6 +46,7 @@ func TestEndToEndDeadLettersAreByteForByte(t *testing.T) {
 	m := w.start(func(context.Context, kstage.Message) error { return kstage.Permanent(errTest) }, kstage.WithTopics(topic))
 	w.eventually(func() bool { return m.counts.Snapshot().SentToDLQ == uint64(len(sent)) })
 	require.NoError(t, m.stop())
+	m.assertIdentity()
 
 	copies := w.read(w.name("g-dlq"))[1]
 	require.Len(t, copies, len(sent))
@@ -109,6 +110,7 @@ func TestEndToEndOversizeDeadLetters(t *testing.T) {
 	m = w.start(h, kstage.WithTopics(topic), kstage.WithDLQ(kstage.DLQOversize(kstage.OversizeReference)))
 	w.eventually(func() bool { return m.counts.Snapshot().SentToDLQ == 10 })
 	require.NoError(t, m.stop())
+	m.assertIdentity()
 	require.EqualValues(t, 20, w.committed(topic, 0))
 	omitted := 0
 	for _, d := range w.deadLetters() {
@@ -148,6 +150,7 @@ func TestEndToEndWithoutDLQ(t *testing.T) {
 	w.eventually(func() bool { return m.Skip(topic, 0, 4) == nil })
 	w.eventually(func() bool { return w.committed(topic, 0) == 10 })
 	require.NoError(t, m.stop())
+	m.assertIdentity()
 
 	w.fill(topic, 0, 10, 10)
 	m = w.start(func(_ context.Context, msg kstage.Message) error {
@@ -171,6 +174,7 @@ func TestEndToEndCreateTopics(t *testing.T) {
 	w.fill(topic, 3, 10, 2)
 	w.eventually(func() bool { return m.counts.Snapshot().SentToDLQ == 10 })
 	require.NoError(t, m.stop())
+	m.assertIdentity()
 	require.Len(t, w.read(w.name("g-dlq"))[3], 10)
 	ds, err := w.adm.ListTopics(t.Context(), w.name("g-dlq"))
 	require.NoError(t, err)

@@ -115,6 +115,7 @@ func TestEndToEndKeysAreInOrder(t *testing.T) {
 	}, append(opts, kstage.WithImmediateRetries(1, kstage.Backoff{Min: time.Millisecond, Max: 5 * time.Millisecond}))...)
 	w.eventually(func() bool { return m.counts.Snapshot().Processed == 1000 })
 	require.NoError(t, m.stop())
+	m.assertIdentity()
 	require.Empty(t, o.broken)
 }
 
@@ -208,6 +209,7 @@ func TestEndToEndStuckKeyStopsNoOther(t *testing.T) {
 	close(release)
 	w.eventually(func() bool { return m.counts.Snapshot().Processed == 1000 })
 	require.NoError(t, m.stop())
+	m.assertIdentity()
 	require.EqualValues(t, 1000, w.committed(topic, 0))
 }
 
@@ -229,6 +231,7 @@ func TestEndToEndWorkersAreBounded(t *testing.T) {
 	}, append(opts, kstage.WithWorkers(5))...)
 	w.eventually(func() bool { return m.counts.Snapshot().Processed == 300 })
 	require.NoError(t, m.stop())
+	m.assertIdentity()
 	require.EqualValues(t, 5, most.Load())
 }
 
@@ -250,6 +253,7 @@ func TestEndToEndTransactionMarkersAreNoGap(t *testing.T) {
 	}, opts...)
 	w.eventually(func() bool { return j.len() == 5 })
 	require.NoError(t, m.stop())
+	m.assertIdentity()
 	var offsets []int64
 	for _, d := range j.all() {
 		offsets = append(offsets, d.Offset)
@@ -268,6 +272,7 @@ func TestEndToEndGapIsReported(t *testing.T) {
 	m := w.start(func(context.Context, kstage.Message) error { return nil }, opts...)
 	w.eventually(func() bool { return m.counts.Snapshot().Processed == 10 })
 	require.NoError(t, m.stop())
+	m.assertIdentity()
 
 	w.fill(topic, 0, 10, 1)
 	w.deleteRecords(topic, 0, 15)
@@ -281,6 +286,7 @@ func TestEndToEndGapIsReported(t *testing.T) {
 	require.True(t, ok)
 	require.Equal(t, &kstage.GapError{Topic: topic, Expected: 10, LogStart: 15}, r.Err)
 	require.NoError(t, m.stop())
+	m.assertIdentity()
 
 	w.fill(topic, 0, 10, 1)
 	w.deleteRecords(topic, 0, 25)
@@ -327,6 +333,7 @@ func TestEndToEndRecreatedTopicStartsOver(t *testing.T) {
 	_, ok := m.reason(kstage.HealthTopicRecreated)
 	require.True(t, ok)
 	require.NoError(t, m.stop())
+	m.assertIdentity()
 	seen := map[string]bool{}
 	for range 15 {
 		id := <-ids
@@ -349,6 +356,7 @@ func TestEndToEndPatternLeavesItsOwnTopicsAlone(t *testing.T) {
 	w.eventually(func() bool { return m.counts.Snapshot().SentToDLQ == 10 })
 	after(500 * time.Millisecond) // it would have read some by then
 	require.NoError(t, m.stop())
+	m.assertIdentity()
 	for _, d := range j.all() {
 		require.Equal(t, a, d.Topic)
 	}

@@ -14,6 +14,8 @@ import (
 var (
 	// ErrAlreadyRun is returned by a second Run of one Consumer.
 	ErrAlreadyRun = errors.New("kstage: the consumer was already run")
+	// ErrNotRunning is returned by Consumer.HealthCheck before and after Run.
+	ErrNotRunning = errors.New("kstage: the consumer does not run")
 	// ErrNotParked is returned by Consumer.Skip for a record that is not parked,
 	// blocked or waiting in a failing hand-off: one that is running, finished,
 	// or not held by this consumer at all.

@@ -26,6 +26,7 @@ func NewPost(oversize Oversize, produce func(*kgo.Record, func(*kgo.Record, erro
 		board: newHealthBoard(func(StateEvent) {}), random: jitter,
 		batchSize: map[string]int32{}, outboxes: map[topicPartition]*outbox{}, counts: map[string]int32{},
 	}
+	o.sheets.answered = o.answered
 	o.produce = func(_ context.Context, r *kgo.Record, promise func(*kgo.Record, error)) { produce(r, promise) }
 	return &Post{o: o, held: map[*window][]*held{}}
 }
@@ -44,14 +45,14 @@ type Assignment struct {
 
 // Assign makes one of n records that come.
 func (p *Post) Assign(partition int32, first int64, n int) (*Assignment, []int64) {
-	w := &window{topicPartition: topicPartition{"orders", partition}, intake: &intake{}, held: map[int64]*held{}}
+	w := &window{topicPartition: topicPartition{"orders", partition}, intake: &intake{}}
 	b := &batch{w: w, done: offsets.NewDense(first, n, 0)}
 	w.tracker.Add(b.done)
 	os := make([]int64, n)
 	for i := range os {
 		os[i] = first + int64(i)
-		r := &kgo.Record{Topic: w.topic, Partition: partition, Offset: os[i], Key: fmt.Append(nil, os[i])}
-		p.held[w] = append(p.held[w], &held{b: b, i: i, record: r})
+		r := kgo.Record{Topic: w.topic, Partition: partition, Offset: os[i], Key: fmt.Append(nil, os[i])}
+		p.held[w] = append(p.held[w], &held{place: place{b, i}, record: r})
 	}
 	return &Assignment{p, w}, os
 }
@@ -68,7 +69,7 @@ func (a *Assignment) Bury(offset int64, value []byte, text string) bool {
 	if !a.w.hold(h, heldLeaving) {
 		return false
 	}
-	a.p.o.start(h, departure{topic: "dlq", reason: ReasonPermanent, err: errors.New(text)})
+	a.p.o.start(h, departure{topic: "dlq", reason: ReasonPermanent}, errors.New(text))
 	return true
 }
 
@@ -106,8 +107,8 @@ func (a *Assignment) Held() int64 { return a.w.count.Load() + a.w.bytes.Load() }
 func (a *Assignment) Open() (os []int64) {
 	a.w.mu.Lock()
 	defer a.w.mu.Unlock()
-	for o := range a.w.held {
-		os = append(os, o)
+	for h := range a.w.held.all {
+		os = append(os, h.record.Offset)
 	}
 	slices.Sort(os)
 	return os

@@ -29,8 +29,8 @@ type RetryRead struct {
 // ReadRetry reads a record of stage number's topic, first seen now.
 func ReadRetry(number int, delay time.Duration, immediate int, r *kgo.Record, now time.Time) RetryRead {
 	s := &stageReader{stage: stage{number: number, topic: r.Topic, delay: delay}, group: "g", immediate: immediate}
-	f := s.factsOf(r, [16]byte{}, now)
-	return RetryRead{f.attempt, f.stage, f.retry.due, f.retry.notBefore, f.firstFailedAt, f.retry.foreign, f.firstFailedAt.IsZero()}
+	f, more := s.factsOf(r, [16]byte{}, now)
+	return RetryRead{f.attempt, f.stage, more.due, more.notBefore, f.firstFailedAt, more.foreign, f.firstFailedAt.IsZero()}
 }
 
 // LadderCase is what judge and await go by where there are stages.

@@ -24,7 +24,7 @@ func RunAfterForget(c *Consumer) (told int, givenUp bool) {
 	r := &kgo.Record{Topic: "orders", Key: []byte("k")}
 	b := w.newBatch(&facts{attempt: 1}, []*kgo.Record{r}, false)
 	w.register([]*batch{b}, 1)
-	w.hold(&held{b: b, record: r, facts: facts{attempt: 1}}, heldParked)
+	w.hold(&held{place: place{b: b}, record: *r, facts: facts{attempt: 1}}, heldParked)
 	w.fence()
 	told = w.forget()
 	return told, newPipeline(c).run(b, 0) == lanes.Never

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -58,6 +59,16 @@ func ProducerDefaults() map[string]string {
 	}
 }
 
+// ReachOnly says that a test's client options but those in opts only say how brokers are
+// reached: no code but the client's sees records. So that tests take the same way as services.
+func ReachOnly(p *Producer, opts ...ProducerOption) {
+	c := defaultProducerConfig()
+	for _, o := range opts {
+		o.applyProducer(&c)
+	}
+	p.direct = c.extraOptions == nil && c.partitioner == nil
+}
+
 // RefuseUnseen is a refusal that nobody has acted on yet.
 func RefuseUnseen(p *Producer, err error) { p.ledger.refuse(p.ledger.now(), err) }
 
@@ -77,13 +88,17 @@ func NewRoom(records int, bytes int64) *Room {
 func (r *Room) Take(size int64) bool { return r.r.take(size) }
 
 // Give gives room back.
-func (r *Room) Give(size int64) { r.r.give(size, func() {}) }
+func (r *Room) Give(size int64) {
+	if r.r.give(size) {
+		r.r.notice(func() {})
+	}
+}
 
 // Admit is the end of the pause.
 func (r *Room) Admit() { r.r.admit() }
 
 // Used is what is taken.
-func (r *Room) Used() (records int, bytes int64) { return r.r.records, r.r.bytes }
+func (r *Room) Used() (records int, bytes int64) { return r.r.used().records(), r.r.used().bytes() }
 
 // Wait queues up and returns the number of the one who waits.
 func (r *Room) Wait(size int64) int {
@@ -106,35 +121,126 @@ func (r *Room) In() (is []int) {
 	return is
 }
 
+// roomOfOne is a ledger with room for one record, for a test alone.
+func roomOfOne(ctx context.Context) *ledger {
+	c := defaultProducerConfig()
+	c.bufferRecords = 1
+	return newLedger(&c, &link{}, func() *term { return &term{ctx: ctx, cancel: func() {}} })
+}
+
 // LeftRoom has many wait for the room of one record, which comes free at the moment
 // they lose patience, and returns what is still taken in the end.
 func LeftRoom(t *testing.T, rounds int) (records int) {
 	t.Helper()
-	c := defaultProducerConfig()
-	c.bufferRecords = 1
-	nobody, none := context.WithCancel(t.Context())
-	defer none()
-
-	l := newLedger(&c, &line{}, func() *term { return &term{ctx: nobody, cancel: func() {}} })
+	l := roomOfOne(t.Context())
 	for range rounds {
-		first := &pending{size: 1}
-		if err := l.accept(nobody, first); err != nil {
+		if _, err := l.accept(t.Context(), &pending{}); err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithCancel(nobody)
-		second, accepted := &pending{size: 1}, make(chan error)
-		go func() { accepted <- l.accept(ctx, second) }()
+		ctx, cancel := context.WithCancel(t.Context())
+		accepted := make(chan error)
+		go func() {
+			_, err := l.accept(ctx, &pending{})
+			accepted <- err
+		}()
 		for waits := false; !waits; {
 			l.mu.Lock()
 			waits = len(l.room.queue) > 0
 			l.mu.Unlock()
 		}
 		go cancel()
-		l.finish(first, true)
+		l.finish(0)
 		if err := <-accepted; err == nil {
-			l.finish(second, true)
+			l.finish(0)
 		}
 		cancel()
 	}
-	return l.room.records
+	return l.room.used().records()
+}
+
+// MetRoom has one begin to wait at the moment the room it needs comes free: sooner or later
+// by a few nanoseconds. It fails where that is not seen.
+func MetRoom(t *testing.T, rounds int) {
+	t.Helper()
+	l := roomOfOne(t.Context())
+	l.timeout = 5 * time.Second
+	var taken, given atomic.Int64 // rounds
+	defer taken.Store(math.MaxInt64)
+	go func() {
+		for n := range int64(rounds) {
+			for taken.Load() <= n {
+			}
+			for range n % 256 {
+				given.Store(n)
+			}
+			l.finish(0)
+			given.Store(n + 1)
+		}
+	}()
+	for n := range int64(rounds) {
+		if _, err := l.accept(t.Context(), &pending{}); err != nil {
+			t.Fatal(err)
+		}
+		taken.Store(n + 1)
+		if _, err := l.accept(t.Context(), &pending{}); err != nil {
+			t.Fatal(n, err)
+		}
+		for given.Load() <= n {
+		}
+		l.finish(0)
+	}
+}
+
+// MostPages puts records down, each claimed when there are so many younger ones but for every
+// stuck-th of them, and returns how many pages there were at most, and after a last sweep.
+func MostPages(records, younger, stuck int) (most, left int) {
+	t, all := &term{}, make([]*pending, records)
+	for i := range all {
+		all[i] = &pending{}
+		all[i].caller.Store(nobody)
+		t.enter(all[i])
+		if j := i - younger; j >= 0 && j%stuck > 0 {
+			all[j].claim()
+		}
+		most = max(most, t.pages())
+	}
+	for j := range all {
+		if j%stuck > 0 {
+			all[j].claim()
+		}
+	}
+	t.sweep()
+	return most, t.pages()
+}
+
+// TurnedPages accepts records of which some are told of, and returns how many pages there are
+// after a turn of the ledger.
+func TurnedPages(t *testing.T, records, told int) (n int) {
+	t.Helper()
+	c := defaultProducerConfig()
+	l := newLedger(&c, &link{}, func() *term { return &term{ctx: t.Context(), cancel: func() {}} })
+	all := make([]*pending, records)
+	for i := range all {
+		all[i] = &pending{}
+		all[i].caller.Store(nobody)
+		if _, err := l.accept(t.Context(), all[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, pd := range all[:told] {
+		pd.claim()
+		l.told(l.term)
+	}
+	l.turn(time.Now(), func([]openTerm) {})
+	for _, of := range append(l.terms, l.term) {
+		n += of.pages()
+	}
+	return n
+}
+
+func (t *term) pages() (n int) {
+	for pg := t.first; pg != nil; pg = pg.next {
+		n++
+	}
+	return n
 }

@@ -92,11 +92,11 @@ func Readable(err error) error          { return readable(err) }
 func CopyHeaders(d DeadLetter, copyID string, own []kgo.RecordHeader) []kgo.RecordHeader {
 	f := copyFacts{
 		id: []byte(d.ID), copyID: []byte(copyID), origin: d.Origin, group: d.Group, attempt: d.Attempt, stage: d.Stage,
-		firstFailedAt: d.FirstFailedAt, lastFailedAt: d.LastFailedAt, reason: d.Reason,
-		errorType: d.ErrorType, errorText: d.Error, stack: d.Stack, valueOmitted: d.ValueOmitted,
+		firstFailedAt: d.FirstFailedAt, reason: d.Reason, valueOmitted: d.ValueOmitted,
+		lastFailure:  lastFailure{errorType: d.ErrorType, errorText: d.Error, stack: d.Stack, at: d.LastFailedAt},
 		redriveCount: d.RedriveCount, redriveID: d.RedriveID,
 	}
-	return f.headers(own)
+	return f.headers(own, &sheet{})
 }
 
 // RedriveFacts are the facts a main topic's record carries on.

@@ -41,6 +41,7 @@ func OwnTopic(name string, opts ...ConsumerOption) (client, look bool) {
 // ReadCopy reads what a copy's headers tell of it, as a stage does whose group is g.
 func ReadCopy(r *kgo.Record, number int, delay time.Duration, immediate int, now time.Time) (m Message, due, notBefore time.Time, foreign bool) {
 	s := stageReader{stage: stage{number: number, delay: delay}, group: "g", immediate: immediate}
-	f := s.factsOf(r, [16]byte{1}, now)
-	return Message{Record: r, facts: &f}, f.retry.due, f.retry.notBefore, f.retry.foreign
+	f, more := s.factsOf(r, [16]byte{1}, now)
+	f.retry = &more
+	return Message{Record: r, facts: &f}, more.due, more.notBefore, more.foreign
 }

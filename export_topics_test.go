@@ -1,6 +1,9 @@
 package kstage
 
-import "time"
+import (
+	"net/http"
+	"time"
+)
 
 // Seen is what a look at the topics has seen.
 type Seen struct {
@@ -96,4 +99,9 @@ func Replaced(ids ...byte) (replaced []bool) {
 		replaced = append(replaced, t.replaced("orders", [16]byte{id}))
 	}
 	return replaced
+}
+
+// Readiness is a ReadinessHandler of its Health.
+func (b Board) Readiness() http.Handler {
+	return probe(func() Health { return b.b.health(true) }, isReady)
 }

@@ -45,10 +45,12 @@ type handOff struct {
 	board     *healthBoard
 	random    func(int64) int64
 	ctx       context.Context  // of the copies: it never ends, since the end of one record's would fail its whole batch
+	trouble   trouble          // of client
 	batchSize map[string]int32 // max.message.bytes of the targets, as far as it is known; written before the first copy
 
 	mu       sync.Mutex // guards all below, and what is in the outboxes; taken before window.mu, never held over a call of the client or user code
 	outboxes map[topicPartition]*outbox
+	sheets   sheets
 	counts   map[string]int32 // partitions of the targets, as last seen
 	closed   bool
 	producer *kgo.Client // client, until it was renewed
@@ -66,16 +68,24 @@ type departure struct {
 	due       time.Time // zero: a dead letter
 	notBefore time.Time // zero: none
 	reason    Reason    // of a dead record
-	err       error     // nil: of a call before, which the record's own headers tell
-	at        time.Time
+	lastFailure
+}
+
+// lastFailure is what a copy says of the last handler call.
+type lastFailure struct {
+	errorType, errorText string
+	stack                string // of a panic; dead letters tell of it
+	at                   time.Time
 }
 
 func newHandOff(c *Consumer) *handOff {
-	return &handOff{
+	o := &handOff{
 		group: c.cfg.group, dlq: c.cfg.dlqName(), dead: c.cfg.dead, stop: c.stop, stack: c.cfg.dlqStack, oversize: c.cfg.dlqOversize,
 		log: c.records, metrics: c.metrics, board: c.board, random: jitter,
 		batchSize: map[string]int32{}, outboxes: map[topicPartition]*outbox{}, counts: map[string]int32{},
 	}
+	o.sheets = sheets{answered: o.answered}
+	return o
 }
 
 // connect makes the client; it dials when it is first used.
@@ -88,6 +98,7 @@ func (o *handOff) connect(base context.Context, cfg *consumerConfig) (err error)
 	o.ctx = base
 	o.connectTo = func() (*kgo.Client, error) {
 		return cfg.newClient(RoleHandOff,
+			kgo.WithHooks(&o.trouble),
 			kgo.RequiredAcks(kgo.AllISRAcks()),
 			kgo.ProducerLinger(0),
 			kgo.ProduceRequestTimeout(replicateTimeout),
@@ -102,6 +113,7 @@ func (o *handOff) connect(base context.Context, cfg *consumerConfig) (err error)
 		return err
 	}
 	o.producer, o.produce = o.client, o.client.TryProduce // which never blocks
+	o.sheets.once = showsRecords(o.client)
 	return nil
 }
 
@@ -114,6 +126,7 @@ func (o *handOff) renew() {
 		return
 	}
 	o.mu.Lock()
+	o.sheets.once = o.sheets.once || showsRecords(cl)
 	old := o.producer
 	if o.closed || !o.useless { // by another outbox
 		old = cl
@@ -151,13 +164,36 @@ func (o *handOff) dataLoss(topic string, partition int32) {
 }
 
 // start sends off a record that its window holds as leaving. It never blocks.
-func (o *handOff) start(h *held, d departure) {
+// Err is of the last handler call; nil: it was before the record was read.
+func (o *handOff) start(h *held, d departure, err error) {
+	if err == nil {
+		d.lastFailure = toldFailure(h.record.Headers)
+	} else {
+		d.lastFailure = o.failure(err, d.at)
+	}
 	h.leaving = copying{held: h, departure: d, valueOmitted: -1}
-	c := &h.leaving
 	o.mu.Lock()
 	box := o.box(d.topic, h.record.Partition)
-	box.add(c)
+	box.add(&h.leaving)
 	o.depart(box)
+}
+
+// failure is what a copy says of the call that has just failed.
+func (o *handOff) failure(err error, at time.Time) lastFailure {
+	f := lastFailure{errorType: errorType(err), errorText: o.log.errorText(err), at: at}
+	if o.stack {
+		if pe, ok := errors.AsType[*PanicError](err); ok {
+			f.stack = string(pe.Stack)
+		}
+	}
+	return f
+}
+
+// toldFailure is what the record's own headers say of the last call: of one that
+// hops, or expires meanwhile.
+func toldFailure(hs []kgo.RecordHeader) lastFailure {
+	r := headerReader{hs: hs}
+	return lastFailure{errorType: r.optional(headerErrorType), errorText: r.optional(headerError), at: r.time(headerLastFailedAt)}
 }
 
 // box returns the outbox of the copies from a source partition. Until it is
@@ -186,17 +222,18 @@ func (o *handOff) depart(box *outbox) {
 		o.tidy(box)
 	}
 	produce := o.produce
+	sheets := o.sheets.take(box, flight)
 	o.mu.Unlock()
-	hook.Stretch(hook.BeforeProduce)
-	records := make([]*kgo.Record, len(flight))
-	for i, c := range flight {
-		records[i] = o.record(box.target, c)
+	if len(sheets) == 0 {
+		return
 	}
-	for i, c := range flight {
-		produce(o.ctx, records[i], func(r *kgo.Record, err error) {
-			defer o.busy.Done()
-			o.answered(box, c, r.Partition, err)
-		})
+	hook.Stretch(hook.BeforeProduce)
+	now := time.Now() // once: the client would ask for each
+	for _, sh := range sheets {
+		o.write(sh, now)
+	}
+	for _, sh := range sheets {
+		produce(o.ctx, &sh.record, sh.promise)
 	}
 }
 
@@ -209,30 +246,27 @@ func (o *handOff) flightBytes(topic string) int64 {
 	return defaultBatchBytes
 }
 
-// record makes the copy: a new one each time it is sent, since the client writes to it.
-func (o *handOff) record(to topicPartition, c *copying) *kgo.Record {
-	r := &c.first
-	if c.sent {
-		r = new(kgo.Record)
-	}
-	c.sent = true
-	*r = kgo.Record{Topic: to.topic, Partition: to.partition, Key: c.record.Key, Headers: o.headers(to.topic, c)}
+// write makes the copy.
+func (o *handOff) write(sh *sheet, now time.Time) {
+	c, to := sh.copying, sh.box.target
+	sh.record = kgo.Record{Topic: to.topic, Partition: to.partition, Key: c.record.Key, Headers: o.headers(sh), Timestamp: now}
 	if to.partition < 0 {
-		r.Partition = c.record.Partition
+		sh.record.Partition = c.record.Partition
 	}
 	if c.valueOmitted < 0 {
-		r.Value = c.record.Value
+		sh.record.Value = c.record.Value
 	}
-	return r
 }
 
 // headers of the copy: the record's own, byte for byte, and what has become of it.
-func (o *handOff) headers(target string, c *copying) []kgo.RecordHeader {
-	msg := Message{Record: c.record, facts: &c.facts}
-	var id, copyID [2 * coordinatesSize]byte
+func (o *handOff) headers(sh *sheet) []kgo.RecordHeader {
+	c := sh.copying
+	msg := Message{Record: &c.record, facts: &c.facts}
+	var given, copyID [2 * coordinatesSize]byte
+	coordinates := msg.appendCoordinates(copyID[:0])
 	f := copyFacts{
-		id:            msg.appendID(id[:0]),
-		copyID:        append(append(msg.appendCoordinates(copyID[:0]), '>'), target...),
+		id:            coordinates,
+		copyID:        append(append(coordinates, '>'), sh.box.target.topic...),
 		origin:        msg.Origin(),
 		group:         o.group,
 		attempt:       c.attempt,
@@ -240,33 +274,23 @@ func (o *handOff) headers(target string, c *copying) []kgo.RecordHeader {
 		due:           c.due,
 		notBefore:     c.notBefore,
 		firstFailedAt: c.facts.firstFailedAt,
-		lastFailedAt:  c.at,
+		lastFailure:   c.lastFailure,
 		reason:        c.reason,
 		valueOmitted:  c.valueOmitted,
 	}
-	if !c.shed {
-		o.tellFailure(&f, c)
+	if id := msg.givenID(); len(id) > 0 {
+		f.id = appendGivenID(given[:0], id)
 	}
-	if c.err == nil {
-		r := headerReader{hs: c.record.Headers}
-		f.lastFailedAt = r.time(headerLastFailedAt)
+	switch {
+	case c.shed:
+		f.lastFailure = lastFailure{at: c.at}
+	case c.reason == "":
+		f.stack = ""
 	}
-	f.redriveCount, f.redriveID = redriveFacts(c.record.Headers)
-	return f.headers(c.record.Headers)
-}
-
-// tellFailure says how the last call failed. Of a record that hops, or expires
-// meanwhile, it is what its own headers say.
-func (o *handOff) tellFailure(f *copyFacts, c *copying) {
-	if c.err == nil {
-		r := headerReader{hs: c.record.Headers}
-		f.errorType, f.errorText = r.optional(headerErrorType), r.optional(headerError)
-		return
+	if len(c.record.Headers) > 0 {
+		f.redriveCount, f.redriveID = redriveFacts(c.record.Headers)
 	}
-	f.errorType, f.errorText = errorType(c.err), o.log.errorText(c.err)
-	if pe, ok := errors.AsType[*PanicError](c.err); ok && o.stack && c.reason != "" {
-		f.stack = string(pe.Stack)
-	}
+	return f.headers(c.record.Headers, sh)
 }
 
 // purge makes the client forget a target that was created again.

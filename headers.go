@@ -74,20 +74,18 @@ type copyFacts struct {
 	due           time.Time // zero: a dead letter
 	notBefore     time.Time // zero: none
 	firstFailedAt time.Time
-	lastFailedAt  time.Time
-	reason        Reason // empty: a retry
-	errorType     string
-	errorText     string
-	stack         string
-	valueOmitted  int64 // -1: it is there
-	redriveCount  int
-	redriveID     string
+	lastFailure
+	reason       Reason // empty: a retry
+	valueOmitted int64  // -1: it is there
+	redriveCount int
+	redriveID    string
 }
 
-// headers returns those of the copy: the record's own, in their order, and then
-// the facts. The record's slice is not changed.
-func (f *copyFacts) headers(own []kgo.RecordHeader) []kgo.RecordHeader {
-	w := newHeaderWriter(own, mostFacts, len(f.id)+len(f.copyID)+len(f.origin.Topic)+len(f.group)+min(len(f.errorText), maxErrorText)+len(f.errorType)+numbersSize)
+// headers writes those of the copy: the record's own, in their order, and then the
+// facts. The record's slice is not changed.
+func (f *copyFacts) headers(own []kgo.RecordHeader, sh *sheet) []kgo.RecordHeader {
+	w := headerWriter{hs: sh.headers[:0], buf: sh.text[:0]}
+	w.others(own)
 	w.bytes(headerID, f.id)
 	w.bytes(headerCopyID, f.copyID)
 	w.text(headerOriginTopic, f.origin.Topic, math.MaxInt)
@@ -100,7 +98,7 @@ func (f *copyFacts) headers(own []kgo.RecordHeader) []kgo.RecordHeader {
 	w.time(headerDue, nextMilli(f.due))
 	w.time(headerNotBefore, nextMilli(f.notBefore))
 	w.number(headerFirstFailedAt, f.firstFailedAt.UnixMilli())
-	w.time(headerLastFailedAt, f.lastFailedAt)
+	w.time(headerLastFailedAt, f.at)
 	w.text(headerReason, string(f.reason), maxShortText)
 	if f.valueOmitted >= 0 {
 		w.number(headerValueOmitted, f.valueOmitted)
@@ -113,31 +111,29 @@ func (f *copyFacts) headers(own []kgo.RecordHeader) []kgo.RecordHeader {
 	w.text(headerErrorType, f.errorType, maxShortText)
 	w.text(headerError, f.errorText, maxErrorText)
 	w.text(headerStack, f.stack, headerBudget-w.size-len(headerStack))
+	sh.headers, sh.text = w.hs, w.buf
 	return w.hs
 }
 
-const (
-	mostFacts   = 18      // headers of a copy in nearly every case
-	numbersSize = 10 * 14 // what their numbers take together
-)
+// plainFacts is more than what all take together but the error's type and text, and a
+// stack, where topics, the group and ids have usual names.
+const plainFacts = 2 << 10
 
 // headerWriter appends headers and counts their bytes. Their values are pieces of one
-// buffer: a copy is made of few allocations.
+// buffer.
 type headerWriter struct {
 	hs   []kgo.RecordHeader
 	buf  []byte
 	size int
 }
 
-// newHeaderWriter begins with the headers that are not ours.
-func newHeaderWriter(own []kgo.RecordHeader, more, bytes int) headerWriter {
-	w := headerWriter{hs: make([]kgo.RecordHeader, 0, len(own)+more), buf: make([]byte, 0, bytes)}
+// others writes the headers that are not ours.
+func (w *headerWriter) others(own []kgo.RecordHeader) {
 	for _, h := range own {
 		if !ours(h.Key) {
 			w.hs = append(w.hs, h)
 		}
 	}
-	return w
 }
 
 // text writes s, cut and marked as cut where it is longer than most, unless it is empty.

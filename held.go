@@ -1,32 +1,27 @@
 package kstage
 
 import (
-	"slices"
 	"strings"
 
 	"github.com/twmb/franz-go/pkg/kgo"
-
-	"github.com/kstage/kstage/internal/offsets"
 )
 
 // held is a record that is open: parked, running again, or leaving. Its copy
 // keeps nothing of the fetched batch alive. Fields are guarded by window.mu,
 // but record and facts, which are immutable while state says running or leaving.
 type held struct {
-	b       *batch
-	i       int
-	record  *kgo.Record
+	place
+	record  kgo.Record
 	size    int64
-	kept    bool // it is, or was, in window.held
+	kept    bool // it is, or was, in the window's set
 	ended   bool // finished, by whoever was first
 	state   heldState
 	facts   facts
-	retries int        // immediate retries so far
-	blocks  int        // times it was blocked
-	spent   bool       // the last call cost an attempt
-	message Message    // of the running attempt
-	own     kgo.Record // what record points to: a copy is made of few allocations
-	leaving copying    // of a leaving record; its outbox's
+	retries int     // immediate retries so far
+	blocks  int     // times it was blocked
+	spent   bool    // the last call cost an attempt
+	message Message // of the running attempt
+	leaving copying // of a leaving record; its outbox's
 }
 
 type heldState int
@@ -41,9 +36,11 @@ const (
 // newHeld copies record i of b with all its bytes: what is kept keeps nothing of the
 // fetched batch alive.
 func newHeld(b *batch, i int, r *kgo.Record, f *facts) *held {
-	h := &held{b: b, i: i, size: recordSize(r), facts: *f}
-	copyRecord(&h.own, r)
-	h.record = &h.own
+	h := &held{place: place{b, i}, size: recordSize(r), facts: *f}
+	copyRecord(&h.record, r)
+	if f.retry != nil {
+		h.facts.retry = new(*f.retry)
+	}
 	return h
 }
 
@@ -57,12 +54,10 @@ func (w *window) hold(h *held, state heldState) bool {
 		return false
 	}
 	h.state, h.message = state, Message{}
-	o := h.record.Offset
 	if !h.kept {
 		h.kept = true
-		w.held[o] = h
+		w.held.add(h)
 		w.tracker.Hold(h.b.done, h.i)
-		h.b.holding.Add(1)
 		w.bytes.Add(h.size)
 		w.count.Add(1)
 	}
@@ -78,7 +73,7 @@ func (w *window) rerun(b *batch, i int) (*held, bool) {
 	if !w.tracker.Open(b.done, i) { // nearly all: to look into held is dear where much is held
 		return nil, true
 	}
-	h := w.held[b.done.Offset(i)]
+	h := w.held.at(place{b, i})
 	if w.dead {
 		return nil, false
 	}
@@ -87,7 +82,7 @@ func (w *window) rerun(b *batch, i int) (*held, bool) {
 		h.facts.attempt++
 	}
 	f := h.facts
-	h.message = Message{Record: h.record, facts: &f}
+	h.message = Message{Record: &h.record, facts: &f}
 	return h, true
 }
 
@@ -99,7 +94,7 @@ func (w *window) heldCopy(b *batch, i int) *held {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.held[b.done.Offset(i)]
+	return w.held.at(place{b, i})
 }
 
 // resolve finishes a held record. False: the window is dead, or it was finished
@@ -109,7 +104,7 @@ func (w *window) resolve(h *held) bool {
 	defer w.mu.Unlock()
 	if w.dead {
 		if h.state == heldRunning {
-			w.givenUp = append(w.givenUp, offsets.Position{Batch: h.b.done, I: h.i})
+			w.givenUp = append(w.givenUp, h.place)
 		}
 		return false
 	}
@@ -118,9 +113,8 @@ func (w *window) resolve(h *held) bool {
 	}
 	h.ended = true
 	w.tracker.Resolve(h.b.done, h.i)
-	delete(w.held, h.record.Offset)
+	w.held.remove(h)
 	w.giveClaimBack(h.record.Offset)
-	h.b.holding.Add(-1)
 	w.bytes.Add(-h.size)
 	w.count.Add(-1)
 	w.intake.nudge()
@@ -180,61 +174,6 @@ func copyRecord(c, r *kgo.Record) {
 		c.Headers = make([]kgo.RecordHeader, len(r.Headers))
 		for i, h := range r.Headers {
 			c.Headers[i] = kgo.RecordHeader{Key: strings.Clone(h.Key), Value: dup(h.Value)}
-		}
-	}
-}
-
-// claim is what the dedupe store has lent for a record; nil: nothing.
-func (w *window) claim(offset int64) *lent {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.claims[offset]
-}
-
-// lend notes a claim. False: nothing may start any more.
-func (w *window) lend(offset int64, l *lent) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.dead || w.fenced.Load() {
-		return false
-	}
-	if w.claims == nil {
-		w.claims = map[int64]*lent{}
-	}
-	w.claims[offset] = l
-	return true
-}
-
-// takeClaim hands a record's claim over to who confirms it; nil: there is none.
-func (w *window) takeClaim(offset int64) *lent {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	l := w.claims[offset]
-	delete(w.claims, offset)
-	return l
-}
-
-// endClaim gives a record's claim back, where it has one.
-func (w *window) endClaim(offset int64) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.giveClaimBack(offset)
-}
-
-// giveClaimBack is endClaim under w.mu.
-func (w *window) giveClaimBack(offset int64) {
-	if l := w.claims[offset]; l != nil {
-		delete(w.claims, offset)
-		w.intake.claims.giveBack(l)
-	}
-}
-
-// giveClaimsBack gives back those of all records but the running ones, whose
-// handlers' returns decide. w.mu is held.
-func (w *window) giveClaimsBack(running []offsets.Position) {
-	for offset := range w.claims {
-		if !slices.ContainsFunc(running, func(at offsets.Position) bool { return at.Batch.Offset(at.I) == offset }) {
-			w.giveClaimBack(offset)
 		}
 	}
 }

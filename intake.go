@@ -237,7 +237,7 @@ func (in *intake) waiting(co Coordinates) *held {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if h := w.held[co.Offset]; h != nil && h.state != heldRunning {
+	if h := w.held.byOffset(co.Offset); h != nil && h.state != heldRunning {
 		return h
 	}
 	return nil

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -17,13 +16,12 @@ type ledger struct {
 	closing chan struct{} // closed by close: nobody waits for room any more
 	drained chan struct{} // closed when closed, everything is answered and everybody told
 	busy    chan struct{} // one slot: a term has begun
-	watched atomic.Bool   // somebody waits until records are told of; set under mu
 
 	mu                sync.Mutex // guards all below, and what says so; never held over a call of the client or user code
 	closed, isDrained bool
-	line              *line // the client of now; nil while refusal is set, and when Close has taken it
+	link              *link // the client of now; nil while refusal is set, and when Close has taken it
 	refusal           error // why no record is accepted: the brokers refuse the credentials, or a producer's id
-	refused           *line // to be closed, by whoever takes it
+	refused           *link // to be closed, by whoever takes it
 	room              room
 	term              *term   // of those accepted now
 	terms             []*term // of those before, in order
@@ -39,31 +37,33 @@ type flusher struct {
 	done chan struct{} // closed then, under ledger.mu
 }
 
-func newLedger(c *producerConfig, first *line, newTerm func() *term) *ledger {
+func newLedger(c *producerConfig, first *link, newTerm func() *term) *ledger {
 	l := &ledger{
 		full: c.bufferFull, timeout: c.deliveryTimeout,
 		closing: make(chan struct{}), drained: make(chan struct{}), busy: make(chan struct{}, 1),
 		room:    room{mostRecords: c.bufferRecords, mostBytes: c.bufferBytes},
-		newTerm: newTerm, line: first,
+		newTerm: newTerm, link: first,
 	}
 	l.later = l.admit
 	l.term = newTerm()
-	l.term.line = first
+	l.term.link = first
 	return l
 }
 
 // accept takes a record in, as soon as there is room for it.
-func (l *ledger) accept(ctx context.Context, pd *pending) error {
+func (l *ledger) accept(ctx context.Context, pd *pending) (*term, error) {
+	size := recordSize(&pd.record)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	err := l.refuses()
-	if err == nil && !l.room.take(pd.size) {
-		err = l.waitForRoom(ctx, pd.size)
+	if err == nil && !l.room.take(size) {
+		err = l.waitForRoom(ctx, size)
 	}
-	if err == nil {
-		l.enter(pd)
+	if err != nil {
+		return nil, err
 	}
-	return err
+	l.enter(pd)
+	return l.term, nil
 }
 
 // refuses says why no record is accepted now. mu is held.
@@ -122,58 +122,49 @@ func (l *ledger) admit() {
 	l.room.admit()
 }
 
-// enter puts a record that has got room on the list. mu is held.
+// enter writes a record down that has got room. mu is held.
 func (l *ledger) enter(pd *pending) {
-	pd.term = l.term
-	pd.term.records.push(pd)
+	l.term.enter(pd)
 	if !l.turning {
 		l.turning = true
 		poke(l.busy)
 	}
 }
 
-// settle takes records from the list that were told of.
-func (l *ledger) settle(pds []*pending) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, pd := range pds {
-		pd.term.records.remove(pd)
-	}
-	l.tellWatchers()
-}
-
-// finish is the client's answer to a record: its room is free. toTell: the caller is
-// going to tell of it, and calls told then.
-func (l *ledger) finish(pd *pending, toTell bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if pd.finished { // a hook that panics behind the answer
-		return
-	}
-	pd.finished = true
-	if toTell {
-		pd.term.telling.Add(1)
-		pd.term.records.remove(pd)
-	}
-	l.release(pd.size)
-}
-
-// told ends what finish began.
-func (l *ledger) told(t *term) {
-	if t.telling.Add(-1) > 0 || !l.watched.Load() { // who begins to watch looks at the terms after it said so
+// finish is the client's answer to a record of so many bytes: its room is free.
+func (l *ledger) finish(size int64) {
+	if !l.room.give(size) {
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.tellWatchers()
+	l.noticeRoom()
 }
 
-// release gives a record's room back. mu is held.
+// release gives back the room of a record that was let in and is not accepted. mu is held.
 func (l *ledger) release(size int64) {
-	l.room.give(size, l.later)
+	if l.room.give(size) {
+		l.noticeRoom()
+	}
+}
+
+// noticeRoom is what follows when room has come free. mu is held.
+func (l *ledger) noticeRoom() {
+	l.room.notice(l.later)
 	if l.closed {
 		l.tellWatchers()
 	}
+}
+
+// told ends a record: everybody who was to be told of it was. Who ends a term, and who
+// accepts nothing more into it, looks at the other's count after setting its own.
+func (l *ledger) told(t *term) {
+	if t.told.Add(1) != t.most.Load() {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tellWatchers()
 }
 
 // flushed is closed when all records accepted until now are told of.
@@ -183,23 +174,24 @@ func (l *ledger) flushed() <-chan struct{} {
 	f := &flusher{upTo: l.term.n, done: make(chan struct{})}
 	l.rotate() // what comes later is not waited for
 	l.flushers = append(l.flushers, f)
-	l.watched.Store(true)
 	l.tellWatchers()
 	return f.done
 }
 
 // tellWatchers lets those go whose records are told of; the first came first. mu is held.
 func (l *ledger) tellWatchers() {
+	if len(l.flushers) == 0 && !l.closed {
+		return
+	}
 	oldest := l.oldest()
 	for len(l.flushers) > 0 && l.flushers[0].upTo < oldest {
 		close(l.flushers[0].done)
 		l.flushers = l.flushers[1:]
 	}
-	if l.closed && !l.isDrained && l.room.records == 0 && oldest == l.term.n && l.term.empty() {
+	if l.closed && !l.isDrained && l.room.used() == 0 && oldest == l.term.n && l.term.empty() {
 		l.isDrained = true
 		close(l.drained)
 	}
-	l.watched.Store(len(l.flushers) > 0 || l.closed)
 }
 
 // oldest is the number of the oldest term that has a record to tell of, or of the
@@ -213,33 +205,33 @@ func (l *ledger) oldest() int64 {
 	return l.term.n
 }
 
-// present is the line that new records go to, or why none may.
-func (l *ledger) present() (*line, error) {
+// present is the link that new records go to, or why none may.
+func (l *ledger) present() (*link, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.line, l.refuses()
+	return l.link, l.refuses()
 }
 
-// now is the line that records go to; nil: none.
-func (l *ledger) now() *line {
+// now is the link that records go to; nil: none.
+func (l *ledger) now() *link {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.line
+	return l.link
 }
 
-// refuse takes the line away; false: it was not the present one.
-func (l *ledger) refuse(was *line, err error) bool {
+// refuse takes the link away; false: it was not the present one.
+func (l *ledger) refuse(was *link, err error) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.line != was {
+	if l.link != was {
 		return false
 	}
-	was.refusal, l.refusal, l.refused, l.line = err, err, was, nil
+	was.refusal, l.refusal, l.refused, l.link = err, err, was, nil
 	return true
 }
 
-// takeRefused is the line to be closed; nil: there is none.
-func (l *ledger) takeRefused() *line {
+// takeRefused is the link to be closed; nil: there is none.
+func (l *ledger) takeRefused() *link {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	was := l.refused
@@ -255,27 +247,27 @@ func (l *ledger) refuseStill(err error) {
 }
 
 // install lets records in again; false: it is too late.
-func (l *ledger) install(fresh *line) bool {
+func (l *ledger) install(fresh *link) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		return false
 	}
-	l.line, l.refusal = fresh, nil
+	l.link, l.refusal = fresh, nil
 	l.rotate()
 	return true
 }
 
-// takeLines are all that are to be closed.
-func (l *ledger) takeLines() (all []*line) {
+// takeLinks are all that are to be closed.
+func (l *ledger) takeLinks() (all []*link) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, was := range []*line{l.line, l.refused} {
+	for _, was := range []*link{l.link, l.refused} {
 		if was != nil {
 			all = append(all, was)
 		}
 	}
-	l.line, l.refused = nil, nil
+	l.link, l.refused = nil, nil
 	return all
 }
 
@@ -288,17 +280,19 @@ func (l *ledger) close() bool {
 	}
 	l.closed = true
 	close(l.closing)
-	l.watched.Store(true)
+	l.rotate() // the last term says when it is over
+	l.room.always = true
+	l.room.admit()
 	l.tellWatchers()
 	return true
 }
 
 // open are the records that nobody was told of yet.
-func (l *ledger) open() (pds []*pending) {
+func (l *ledger) open() (open []openTerm) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, t := range append(slices.Clone(l.terms), l.term) {
-		pds = append(pds, t.records.all()...)
+		open = append(open, t.open())
 	}
-	return pds
+	return open
 }

@@ -3,13 +3,20 @@ package kstage
 import (
 	"context"
 	"errors"
+	"strings"
 
+	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
 
-// recordLog writes the log lines about one record: always the same keys, never
-// its value or headers.
+const (
+	requestIDHeader = "request-id" // of the application: what one request has caused is found by it
+	mostRequestID   = 256          // bytes that are logged: anybody may write headers
+)
+
+// recordLog writes the log lines about one record: always the same keys, never its
+// value, nor a header but the request's id.
 type recordLog struct {
 	log         *zap.Logger
 	fields      func(context.Context) []zap.Field // nil: none
@@ -40,12 +47,21 @@ func (l *recordLog) record(ctx context.Context, level zapcore.Level, text string
 	fields := []zap.Field{
 		zap.String("topic", r.Topic), zap.String("key", l.key(r.Key)), zap.String("message_id", msg.ID()),
 		zap.Int32("partition", r.Partition), zap.Int64("offset", r.Offset),
-		zap.Int("attempt", msg.Attempt()), zap.Int("stage", msg.Stage()),
+		zap.Int("attempt", msg.Attempt()), zap.Int("stage", msg.Stage()), requestID(r.Headers),
 	}
 	if l.fields != nil {
 		fields = append(fields, l.fields(ctx)...)
 	}
 	line.Write(append(fields, more...)...)
+}
+
+// requestID is the field of a record's request-id; none where it has none.
+func requestID(headers []kgo.RecordHeader) zap.Field {
+	id, ok := lastHeader(headers, requestIDHeader)
+	if !ok || len(id) == 0 {
+		return zap.Skip()
+	}
+	return zap.String("request_id", strings.ToValidUTF8(string(id[:min(len(id), mostRequestID)]), "?"))
 }
 
 func (l *recordLog) key(k []byte) string {

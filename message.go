@@ -48,11 +48,15 @@ const coordinatesSize = 80
 
 // appendID is ID without the string.
 func (m Message) appendID(to []byte) []byte {
-	id := m.givenID()
-	switch {
-	case len(id) == 0:
-		return m.appendCoordinates(to)
-	case len(id) > maxShortText || !utf8.Valid(id):
+	if id := m.givenID(); len(id) > 0 {
+		return appendGivenID(to, id)
+	}
+	return m.appendCoordinates(to)
+}
+
+// appendGivenID tells an id that is too long, or no text, by its hash.
+func appendGivenID(to, id []byte) []byte {
+	if len(id) > maxShortText || !utf8.Valid(id) {
 		return fmt.Appendf(to, "sha256:%x", sha256.Sum256(id))
 	}
 	return append(to, id...)
@@ -120,11 +124,11 @@ func (m Message) FirstFailedAt() (t time.Time, ok bool) {
 }
 
 // known returns the facts, also of a Message that has none.
-func (m Message) known() facts {
+func (m Message) known() *facts {
 	if m.facts == nil {
-		return facts{attempt: 1}
+		return &facts{attempt: 1}
 	}
-	return *m.facts
+	return m.facts
 }
 
 // Key is the record's key: nil and empty differ.

@@ -23,7 +23,7 @@ type MetricsCollector interface {
 	// Assigned is told when partitions come and go.
 	Assigned(AssignedEvent)
 	// StateChanged is told when a reason of Health comes and goes: on a goroutine of
-	// its own, in order.
+	// its own, in order. One that hangs holds the end of Run, and Close, for a second.
 	StateChanged(StateEvent)
 	// Durations says whether HandledEvent.Duration is wanted: it costs two clock
 	// readings a record. It is asked once.

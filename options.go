@@ -45,6 +45,7 @@ type commonConfig struct {
 	keyRedactor  func([]byte) string
 	metrics      MetricsCollector
 	extraOptions func(ClientRole) []kgo.Opt
+	misspelt     []string // what the environment may have meant: logged once
 }
 
 func defaultCommonConfig() commonConfig {
@@ -52,6 +53,19 @@ func defaultCommonConfig() commonConfig {
 		clientID: "kstage",
 		logger:   zap.NewNop(),
 		metrics:  NopMetrics{},
+	}
+}
+
+// warn logs what is no mistake, yet may not be meant.
+func (c *commonConfig) warn() {
+	for _, text := range c.misspelt {
+		c.logger.Warn("environment: " + text)
+	}
+	if c.sasl == nil || c.tls != nil || c.extraOptions != nil { // whose dialer may encrypt
+		return
+	}
+	if name := c.sasl.Name(); name == "PLAIN" || name == "OAUTHBEARER" {
+		c.logger.Warn("the credentials of WithSASL are sent unencrypted: there is no WithTLS", zap.String("mechanism", name))
 	}
 }
 
@@ -69,7 +83,8 @@ func WithTLS(config *tls.Config) Option {
 
 // WithSASL authenticates every connection. There is one mechanism and no
 // fall-back, since brokers close a connection at the first refused one.
-// A mechanism that sends secrets (PLAIN) should come with WithTLS.
+// A mechanism that sends secrets (PLAIN, OAUTHBEARER) should come with WithTLS;
+// without, a warning is logged.
 func WithSASL(m sasl.Mechanism) Option {
 	return commonOption(func(c *commonConfig) { c.sasl = m })
 }
@@ -80,9 +95,12 @@ func WithClientID(id string) Option {
 	return commonOption(func(c *commonConfig) { c.clientID = id })
 }
 
-// WithLogger sets where kstage and its clients log. Values of records are never
+// WithLogger sets where kstage and its clients log (by the name "kgo": warnings and
+// errors, and everything where debug is enabled). Values of records are never
 // logged; keys are, see WithKeyRedactor. What concerns a single record is logged
-// at debug, but for a dead one (error). Nil and the default: nothing is logged.
+// at debug, but for a dead one (error); such lines have the keys topic, key and
+// message_id, and request_id where the record has a header request-id. Nil and the
+// default: nothing is logged.
 func WithLogger(l *zap.Logger) Option {
 	return commonOption(func(c *commonConfig) {
 		if c.logger = l; l == nil {

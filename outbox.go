@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"slices"
 	"time"
-
-	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 // outbox is the way to one partition of a target. Copies go in flights: all that
@@ -35,8 +33,6 @@ type outbox struct {
 type copying struct {
 	*held
 	departure
-	first        kgo.Record // the copy as it is sent for the first time: one allocation less
-	sent         bool
 	suspect      bool  // it, or one that went with it, is too large: it goes alone
 	shed         bool  // without the headers that can be missed
 	valueOmitted int64 // bytes of the value that is left out; -1: it is there
@@ -78,16 +74,22 @@ func (b *outbox) next(bytes int64) []*copying {
 	return b.flight
 }
 
+// mostAboard bounds what a flight of small copies takes of memory. More would hardly
+// make one cheaper.
+const mostAboard = 500
+
 // boards says that c belongs to the flight.
 func (b *outbox) boards(c *copying, bytes int64) bool {
 	if len(b.flight) == 0 {
 		return true
 	}
-	return !b.flight[0].suspect && !c.suspect && b.failures == 0 && c.weight() <= bytes
+	return len(b.flight) < mostAboard && !b.flight[0].suspect && !c.suspect && b.failures == 0 && c.weight() <= bytes
 }
 
-// weight is the most that the copy can take of a batch.
-func (c *copying) weight() int64 { return c.size + headerBudget }
+// weight is about the most that the copy can take of a batch.
+func (c *copying) weight() int64 {
+	return c.size + plainFacts + int64(min(len(c.errorText)+len(c.errorType)+len(c.stack), headerBudget))
+}
 
 // wasAlone says that nothing else was on its way to the partition that the
 // present flight's copy has been refused by.

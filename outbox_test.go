@@ -203,12 +203,21 @@ func (w *postWorld) answerWith(partition, written int, err error) {
 	}
 	for i, p := range all {
 		if i < written {
-			w.written = append(w.written, p)
+			w.written = append(w.written, parcel{p.origin, cloned(p.r), nil}) // the record is another's from its answer on
 			p.promise(p.r, nil)
 			continue
 		}
 		p.promise(p.r, err)
 	}
+}
+
+func cloned(r *kgo.Record) *kgo.Record {
+	c := *r
+	c.Headers = slices.Clone(r.Headers)
+	for i, h := range c.Headers {
+		c.Headers[i].Value = slices.Clone(h.Value)
+	}
+	return &c
 }
 
 func (w *postWorld) skip(t *rapid.T) {

@@ -2,101 +2,86 @@ package kstage
 
 import (
 	"context"
-	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// pending is one record on its way: the copy that the client gets, since it writes to
-// it, and who is to be told. It is told of once, by the first of: the client's answer,
-// the delivery timeout, Close. The client's answer comes in any case, and ends it.
+// pending is one record on its way: the copy that the client gets, since it writes to it, and
+// who is to be told. It is told of once, by the first of: the client's answer, the delivery
+// timeout, Close. The client's answer comes in any case. Whoever claims it reads done and ctx.
+//
+// It is made for one record alone. Taking the copies from a pool was tried: 20 % dearer than
+// new ones, since tens of thousands are on their way, and one that comes back is in
+// another core's cache. What counts is how many lines of the cache there are of it: three.
 type pending struct {
-	record kgo.Record // the client's until its answer
-	caller *kgo.Record
-	done   func(*kgo.Record, error) // nil: nobody asks
-	ctx    context.Context          // the caller's, for log fields
-	size   int64                    // of keys, values and headers
-	term   *term                    // set when it is accepted
-	state  atomic.Int32             // asked, left or told
-
-	finished   bool // the client has answered; guarded by ledger.mu, and so are these
-	prev, next *pending
+	record kgo.Record                 // the client's until its answer
+	caller atomic.Pointer[kgo.Record] // the caller's record; nobody: its caller has left; nil: claimed
+	done   func(*kgo.Record, error)   // nil: nobody asks
+	ctx    context.Context            // the caller's, for log fields
 }
 
-const (
-	asked int32 = iota // somebody waits to be told
-	left               // nobody does: the caller's context has ended
-	told
-)
+// nobody is in the place of a caller that does not wait any more.
+var nobody = &kgo.Record{} //nolint:gochecknoglobals // a mark, never written to
 
-// claim gives the right to tell of the record, to one only. The caller's record may be
-// written only where it still waits.
-func (pd *pending) claim() (mine, waits bool) {
-	if pd.state.CompareAndSwap(asked, told) {
-		return true, true
-	}
-	return pd.state.CompareAndSwap(left, told), false
+// claim gives the right to tell of the record, to one only: the others get nil. The
+// caller's record may be written only where it is not nobody.
+func (pd *pending) claim() (caller *kgo.Record) { return pd.caller.Swap(nil) }
+
+func (pd *pending) claimed() bool { return pd.caller.Load() == nil }
+
+// leave is the end of its caller's patience; false: it is being told.
+func (pd *pending) leave(caller *kgo.Record) bool { return pd.caller.CompareAndSwap(caller, nobody) }
+
+// A pending is the context of its record, where no code but the client's sees that
+// (Producer.direct): so the client's answer, which brings the record, leads back to it, and
+// no closure is made for it.
+var _ context.Context = (*pending)(nil)
+
+// Deadline implements context.Context: there is none.
+func (pd *pending) Deadline() (end time.Time, ok bool) { return }
+
+// Done implements context.Context: it never is.
+func (pd *pending) Done() <-chan struct{} { return nil }
+
+// Err implements context.Context.
+func (pd *pending) Err() error { return nil }
+
+// Value implements context.Context: nobody asks.
+func (pd *pending) Value(any) any { return nil }
+
+// pageSize is how many records stand on a page.
+const pageSize = 64
+
+// page is where the records of a term stand, in the order of their acceptance. An answer
+// does not touch it, let alone lock the ledger: the page is swept later. Guarded by ledger.mu.
+type page struct {
+	records    [pageSize]*pending // nil: swept
+	used       int
+	prev, next *page // in its term
 }
 
-// leave is the end of the caller's patience; false: it is being told.
-func (pd *pending) leave() bool { return pd.state.CompareAndSwap(asked, left) }
-
-// setHeaders gives the copy headers of its own, and a message id where there is none.
-func (pd *pending) setHeaders(r *kgo.Record, newID func([]byte, time.Time) []byte, now time.Time) {
-	_, set := Message{Record: r}.Header(headerMessageID)
-	if set || newID == nil {
-		pd.record.Headers = slices.Clone(r.Headers)
-		return
+// sweep lets go of what was claimed, and says whether anything is left.
+func (pg *page) sweep() (left bool) {
+	for i, pd := range pg.records[:pg.used] {
+		switch {
+		case pd == nil:
+		case pd.claimed():
+			pg.records[i] = nil
+		default:
+			left = true
+		}
 	}
-	mine := &idHeader{}
-	own := mine.header[:0]
-	if len(r.Headers) > 0 {
-		own = append(make([]kgo.RecordHeader, 0, len(r.Headers)+1), r.Headers...)
-	}
-	if id := newID(mine.text[:0], now); len(id) > 0 {
-		own = append(own, kgo.RecordHeader{Key: headerMessageID, Value: id})
-	}
-	pd.record.Headers = own
+	return left
 }
 
-// id is the record's message id; nil: none.
-func (pd *pending) id() []byte {
-	id, _ := Message{Record: &pd.record}.Header(headerMessageID)
-	return id
-}
-
-// pendingList is in order of acceptance. Guarded by ledger.mu.
-type pendingList struct{ head, tail *pending }
-
-func (l *pendingList) push(pd *pending) {
-	if pd.prev = l.tail; l.tail == nil {
-		l.head = pd
-	} else {
-		l.tail.next = pd
-	}
-	l.tail = pd
-}
-
-func (l *pendingList) remove(pd *pending) {
-	if pd.prev == nil {
-		l.head = pd.next
-	} else {
-		pd.prev.next = pd.next
-	}
-	if pd.next == nil {
-		l.tail = pd.prev
-	} else {
-		pd.next.prev = pd.prev
-	}
-	pd.prev, pd.next = nil, nil
-}
-
-// all are those in it.
-func (l *pendingList) all() (pds []*pending) {
-	for pd := l.head; pd != nil; pd = pd.next {
-		pds = append(pds, pd)
+// open are the records on it that nobody has claimed.
+func (pg *page) open() (pds []*pending) {
+	for _, pd := range pg.records[:pg.used] {
+		if pd != nil && !pd.claimed() {
+			pds = append(pds, pd)
+		}
 	}
 	return pds
 }

@@ -2,6 +2,7 @@ package kstage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -20,6 +21,8 @@ type Producer struct {
 	newID       func([]byte, time.Time) []byte // nil: no message ids are added
 	connections *connections
 	ledger      *ledger
+
+	direct bool // no code but the client's sees the records on their way
 
 	ctx        context.Context    // of the clients and terms: ends when Close gives up on them
 	cancel     context.CancelFunc // of ctx
@@ -41,6 +44,7 @@ func NewProducer(opts ...ProducerOption) (*Producer, error) {
 	if err != nil {
 		return nil, err
 	}
+	cfg.warn()
 	p := &Producer{
 		cfg: cfg, closed: make(chan struct{}),
 		refused: make(chan struct{}, 1), recreated: make(chan string, 16),
@@ -56,6 +60,7 @@ func NewProducer(opts ...ProducerOption) (*Producer, error) {
 		redactKey: textFunc(p.guard, "WithKeyRedactor", cfg.keyRedactor),
 	}
 	p.newID = cfg.newID()
+	p.direct = cfg.extraOptions == nil && cfg.partitioner == nil
 	p.connections = newConnections(p.board, cfg.logger)
 	first, err := p.connect()
 	if err != nil {
@@ -69,6 +74,8 @@ func NewProducer(opts ...ProducerOption) (*Producer, error) {
 
 func (p *Producer) newTerm() *term {
 	t := &term{}
+	t.most.Store(-1)
+	t.promise = func(r *kgo.Record, err error) { p.answered(t, r.Context.(*pending), recordSize(r), err) }
 	t.ctx, t.cancel = context.WithCancel(p.ctx)
 	return t
 }
@@ -101,8 +108,8 @@ func (p *Producer) Publish(ctx context.Context, r *kgo.Record) error {
 		return err
 	case <-ctx.Done():
 	}
-	if pd.leave() {
-		return p.named(pd, &UnconfirmedError{Err: ctx.Err()})
+	if pd.leave(r) {
+		return p.named(&pd.record, &UnconfirmedError{Err: ctx.Err()})
 	}
 	return <-answer
 }
@@ -177,7 +184,7 @@ func (p *Producer) shut(ctx context.Context) error {
 	p.stopLoops()
 	p.running.Wait()
 	errs := p.giveUp(p.ledger.open(), ErrClosed)
-	for _, l := range p.ledger.takeLines() {
+	for _, l := range p.ledger.takeLinks() {
 		p.hangUp(ctx, l)
 	}
 	p.cancel()
@@ -202,12 +209,11 @@ func (p *Producer) HealthCheck(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = within(ctx, func() (struct{}, error) { return struct{}{}, topicAdmin{l.client}.ping(ctx) })
-	switch {
-	case err == nil:
-		return nil
-	case isAuthentication(err):
-		return explain(err, "")
+	err = askBroker(ctx, l.client)
+	if errors.Is(err, kgo.ErrClientClosed) { // meanwhile, by Close or since it was refused
+		if _, why := p.ledger.present(); why != nil {
+			return why
+		}
 	}
-	return fmt.Errorf("kstage: no broker answers: %w", err)
+	return err
 }

@@ -12,16 +12,16 @@ import (
 // healBackoff paces the looks whether what was refused is granted by now.
 var healBackoff = Backoff{Min: 500 * time.Millisecond, Max: 10 * time.Second} //nolint:gochecknoglobals // a constant in all but type
 
-// line is one client of a Producer. There is a new one where the old cannot write any
+// link is one client of a Producer. There is a new one where the old cannot write any
 // more, whatever is granted: a client that was refused a producer's id keeps the
 // refusal for its life.
-type line struct {
+type link struct {
 	client  *kgo.Client
 	refusal error // why it was closed, for what it then still has; set before that
 }
 
 // connect makes a client; it dials when it is first used.
-func (p *Producer) connect() (*line, error) {
+func (p *Producer) connect() (*link, error) {
 	cl, err := p.cfg.newClient(RoleProducer, p.clientOptions()...)
 	if err != nil {
 		return nil, err
@@ -30,7 +30,7 @@ func (p *Producer) connect() (*line, error) {
 		cl.Close()
 		return nil, err
 	}
-	return &line{client: cl}, nil
+	return &link{client: cl}, nil
 }
 
 func (p *Producer) clientOptions() []kgo.Opt {
@@ -123,7 +123,7 @@ func (p *Producer) reached(n int) {
 	}
 }
 
-func (p *Producer) ping(ctx context.Context, l *line) error {
+func (p *Producer) ping(ctx context.Context, l *link) error {
 	limited, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	_, err := within(limited, func() (struct{}, error) { return struct{}{}, topicAdmin{l.client}.ping(limited) })
@@ -131,8 +131,8 @@ func (p *Producer) ping(ctx context.Context, l *line) error {
 }
 
 // refuse lets no record in until keep has found that what was refused is granted. It
-// may be called for a line that is not the present one any more.
-func (p *Producer) refuse(l *line, err error) {
+// may be called for a link that is not the present one any more.
+func (p *Producer) refuse(l *link, err error) {
 	if !p.ledger.refuse(l, err) {
 		return
 	}
@@ -142,7 +142,7 @@ func (p *Producer) refuse(l *line, err error) {
 	poke(p.refused)
 }
 
-// heal closes a line that cannot write and makes one that can.
+// heal closes a link that cannot write and makes one that can.
 func (p *Producer) heal(ctx context.Context) {
 	if old := p.ledger.takeRefused(); old != nil {
 		p.hangUp(ctx, old)
@@ -178,8 +178,8 @@ func (c *producerConfig) grantWrite() string {
 	return grantWrite(c.topic)
 }
 
-// try says whether a line can write.
-func (p *Producer) try(ctx context.Context, l *line) error {
+// try says whether a link can write.
+func (p *Producer) try(ctx context.Context, l *link) error {
 	if err := p.ping(ctx, l); err != nil || !p.cfg.idempotent {
 		return err
 	}
@@ -189,9 +189,9 @@ func (p *Producer) try(ctx context.Context, l *line) error {
 	return err
 }
 
-// hangUp closes a line that is not the present one any more: what it still has fails,
+// hangUp closes a link that is not the present one any more: what it still has fails,
 // and what it is just being given. The end of ctx makes it quick.
-func (p *Producer) hangUp(ctx context.Context, l *line) {
+func (p *Producer) hangUp(ctx context.Context, l *link) {
 	stop := context.AfterFunc(ctx, p.cancel)
 	defer stop()
 	l.client.Close()

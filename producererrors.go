@@ -20,30 +20,27 @@ const topicTrouble = time.Minute
 
 var errTimedOut = fmt.Errorf("no acknowledgement within WithDeliveryTimeout: %w", kgo.ErrRecordTimeout)
 
-// outcome is the error that a record ends with, by the client's answer.
-func (p *Producer) outcome(pd *pending, err error) error {
-	if err == nil {
-		return nil
-	}
-	return p.named(pd, p.meaning(pd, err))
+// outcome is the error that a record ends with, by the client's answer. c: the copy.
+func (p *Producer) outcome(l *link, c *kgo.Record, err error) error {
+	return p.named(c, p.meaning(l, c, err))
 }
 
 // meaning is err as its reader can do something about it. What no answer of a broker
 // has decided may have been written: the client gives up records that it has sent.
-func (p *Producer) meaning(pd *pending, err error) error {
-	if bad := badPartition(&pd.record); bad != nil {
+func (p *Producer) meaning(l *link, c *kgo.Record, err error) error {
+	if bad := badPartition(c); bad != nil {
 		return bad
 	}
-	topic := pd.record.Topic
+	topic := c.Topic
 	switch {
 	case errors.Is(err, errHook):
 		return err
 	case errors.Is(err, kgo.ErrClientClosed):
-		return pd.term.line.ended()
+		return l.ended()
 	case isAuthorization(err):
 		return explain(err, grantWrite(topic))
 	case isPurged(err):
-		return p.meaning(pd, kerr.UnknownTopicOrPartition)
+		return p.meaning(l, c, kerr.UnknownTopicOrPartition)
 	case isUnknownTopic(err):
 		return fmt.Errorf("kstage: topic %q does not exist, or may not be seen: create it, or grant WRITE on it: %w", topic, err)
 	case isTooLarge(err):
@@ -65,7 +62,7 @@ func isFinal(err error) bool {
 }
 
 // ended is what a record gets that the client still had when it was closed.
-func (l *line) ended() error {
+func (l *link) ended() error {
 	if l.refusal != nil {
 		return l.refusal // nothing was written: none of its requests was ever accepted
 	}
@@ -97,12 +94,12 @@ func (p *Producer) timeout() error {
 }
 
 // named adds which record it was: its partition and offset are not known.
-func (p *Producer) named(pd *pending, err error) error {
-	name := fmt.Sprintf("topic %q", pd.record.Topic)
-	if len(pd.record.Key) > 0 {
-		name += fmt.Sprintf(", key %q", p.log.key(pd.record.Key))
+func (p *Producer) named(c *kgo.Record, err error) error {
+	name := fmt.Sprintf("topic %q", c.Topic)
+	if len(c.Key) > 0 {
+		name += fmt.Sprintf(", key %q", p.log.key(c.Key))
 	}
-	if id := pd.id(); len(id) > 0 {
+	if id := messageIDOf(c); len(id) > 0 {
 		name += fmt.Sprintf(", message-id %q", id)
 	}
 	if u := (*UnconfirmedError)(nil); errors.As(err, &u) {
@@ -116,17 +113,17 @@ func tooLargeForBuffer(size, most int64) error {
 }
 
 // note shows in Health what the answers of a topic say of it.
-func (p *Producer) note(pd *pending, err error) {
-	topic := pd.record.Topic
+func (p *Producer) note(l *link, c *kgo.Record, err error) {
+	topic := c.Topic
 	switch {
 	case err == nil && p.board.quiet():
 	case err == nil:
 		p.board.clear(HealthTopicMissing, topic, -1)
 		p.board.clear(HealthAuthFailing, topic, -1)
 	case isUnknownTopic(err):
-		p.trouble(HealthReason{Kind: HealthTopicMissing, Topic: topic, Partition: -1, Err: p.meaning(pd, err)})
+		p.trouble(HealthReason{Kind: HealthTopicMissing, Topic: topic, Partition: -1, Err: p.meaning(l, c, err)})
 	case errors.Is(err, kerr.TopicAuthorizationFailed):
-		p.trouble(HealthReason{Kind: HealthAuthFailing, Topic: topic, Partition: -1, Err: p.meaning(pd, err)})
+		p.trouble(HealthReason{Kind: HealthAuthFailing, Topic: topic, Partition: -1, Err: p.meaning(l, c, err)})
 	}
 }
 

@@ -88,6 +88,9 @@ func WithTopic(name string) ProducerOption {
 	return producerOption(func(c *producerConfig) { c.topic, c.topicSet = name, true })
 }
 
+// Topic is that of records that name none; empty: there is none.
+func (p *Producer) Topic() string { return p.cfg.topic }
+
 // Acks says which brokers must have a record before it counts as published.
 type Acks int
 
@@ -99,7 +102,8 @@ const (
 	// lost where the leader is, before others have copied it.
 	AcksLeader
 	// AcksNone waits for nothing: a record counts as published when it was sent. Its
-	// offset is not known, errors of the broker are not noticed.
+	// offset is not known, errors of the broker are not noticed: what it is not ready for, as
+	// in the moment after a topic was created, is lost without a word.
 	AcksNone
 )
 
@@ -161,7 +165,7 @@ func WithPartitioner(p kgo.Partitioner) ProducerOption {
 
 // WithBuffer bounds what was accepted and is not answered, in records and in bytes of
 // keys, values and headers. A record larger than all of it fails. Records cost some
-// 300 bytes each beside. Default: 50,000 records, 64 MiB.
+// 300 bytes each beside. At most 16,777,215 records and 1 TiB. Default: 50,000 records, 64 MiB.
 func WithBuffer(records int, bytes int64) ProducerOption {
 	return producerOption(func(c *producerConfig) { c.bufferRecords, c.bufferBytes = records, bytes })
 }
@@ -216,5 +220,6 @@ func (c *producerConfig) validateDelivery(m *mistakes) {
 
 func (c *producerConfig) validateBuffer(m *mistakes) {
 	m.check(c.bufferRecords > 0 && c.bufferBytes > 0, "WithBuffer(%d, %d): both more than 0", c.bufferRecords, c.bufferBytes)
+	m.check(c.bufferRecords <= mostRecords && c.bufferBytes <= mostBytes, "WithBuffer(%d, %d): at most %d and %d", c.bufferRecords, c.bufferBytes, mostRecords, mostBytes)
 	m.check(c.bufferFull >= BlockWhenFull && c.bufferFull <= FailWhenFull, "WithBufferFull(%d): unknown", c.bufferFull)
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -17,14 +18,20 @@ import (
 // and nobody else is told.
 func (p *Producer) send(ctx context.Context, r *kgo.Record, done func(*kgo.Record, error)) (*pending, error) {
 	pd, err := p.prepare(ctx, r, done)
-	if err == nil {
-		err = p.ledger.accept(ctx, pd)
-	}
 	if err != nil {
 		p.notAccepted(r, err)
 		return nil, err
 	}
-	p.hand(pd)
+	t, err := p.ledger.accept(ctx, pd)
+	if err != nil {
+		p.notAccepted(r, err)
+		return nil, err
+	}
+	if p.direct {
+		t.link.client.TryProduce(t.ctx, &pd.record, t.promise) //nolint:contextcheck // the end of ctx would end other records, too: see term
+	} else {
+		p.hand(t, pd)
+	}
 	return pd, nil
 }
 
@@ -55,16 +62,22 @@ func (p *Producer) prepare(ctx context.Context, r *kgo.Record, done func(*kgo.Re
 		return nil, errTopicless
 	}
 	now := time.Now() // the client's own reading for the timestamp is spared by ours
-	pd := &pending{caller: r, done: done, ctx: ctx, record: kgo.Record{
-		Topic: topic, Partition: r.Partition, Key: r.Key, Value: r.Value, Timestamp: r.Timestamp, Context: endless(ctx, r),
-	}}
-	if r.Timestamp.IsZero() {
-		pd.record.Timestamp = now
-	}
-	if err := p.setHeaders(pd, r, now); err != nil {
+	pd, err := p.copied(r, now)
+	if err != nil {
 		return nil, err
 	}
-	pd.size = recordSize(&pd.record)
+	pd.done, pd.ctx = done, ctx
+	pd.caller.Store(r)
+	c := &pd.record
+	c.Topic, c.Partition, c.Key, c.Value, c.Timestamp = topic, r.Partition, r.Key, r.Value, r.Timestamp
+	if r.Timestamp.IsZero() {
+		c.Timestamp = now
+	}
+	if p.direct {
+		c.Context = pd
+	} else {
+		c.Context = endless(ctx, r)
+	}
 	return pd, nil
 }
 
@@ -80,91 +93,118 @@ func endless(ctx context.Context, r *kgo.Record) context.Context {
 	return context.WithoutCancel(ctx)
 }
 
-// setHeaders turns a panic of WithMessageIDs into an error: another id would not be the
+// copied turns a panic of WithMessageIDs into an error: another id would not be the
 // application's.
-func (p *Producer) setHeaders(pd *pending, r *kgo.Record, now time.Time) (err error) {
-	err = errMessageIDs
-	defer p.guard.caught("WithMessageIDs")
-	pd.setHeaders(r, p.newID, now)
-	return nil
+func (p *Producer) copied(r *kgo.Record, now time.Time) (pd *pending, err error) {
+	if p.cfg.messageIDs != nil {
+		err = errMessageIDs
+		defer p.guard.caught("WithMessageIDs")
+	}
+	return newPending(r, p.newID, now), nil
 }
 
 var errMessageIDs = errors.New("kstage: WithMessageIDs panicked; see Health")
 
-// hand gives the client a record. A hook that panics on the way has kept it from the
-// client, and nobody else will answer.
-func (p *Producer) hand(pd *pending) {
+// hand gives the client a record that users' hooks and partitioners see. One that panics may
+// have kept it from the client, which will then not answer, or may not.
+func (p *Producer) hand(t *term, pd *pending) {
+	size := recordSize(&pd.record) // a hook may add headers
+	var answered atomic.Bool
+	answer := func(_ *kgo.Record, err error) {
+		if !answered.Swap(true) {
+			p.answered(t, pd, size, err)
+		}
+	}
 	given := false
 	defer func() {
 		if !given {
-			p.answered(pd, errHook)
+			answer(&pd.record, errHook)
 		}
 	}()
 	defer p.guard.caught("a hook of WithClientOptions")
-	pd.term.line.client.TryProduce(pd.term.ctx, &pd.record, func(_ *kgo.Record, err error) { p.answered(pd, err) })
+	t.link.client.TryProduce(t.ctx, &pd.record, answer)
 	given = true
 }
 
 var errHook = errors.New("kstage: a hook of WithClientOptions panicked; see Health")
 
-// answered is the client's answer, by which it is done with the record. Room comes
-// first: who is told of one record may publish the next at once.
-func (p *Producer) answered(pd *pending, err error) {
-	p.learn(pd, err)
-	mine, waits := pd.claim()
-	p.ledger.finish(pd, mine)
-	if mine {
-		p.tell(pd, waits, pd.record.Partition, p.outcome(pd, err))
-		p.ledger.told(pd.term)
+// answered is the client's answer, by which it is done with a record that took room of so
+// many bytes. Room comes first: who is told of one record may publish the next at once.
+func (p *Producer) answered(t *term, pd *pending, size int64, err error) {
+	p.learn(t.link, &pd.record, err)
+	caller := pd.claim()
+	p.ledger.finish(size)
+	if caller == nil {
+		return
 	}
+	if err == nil {
+		p.acknowledged(pd, caller)
+	} else {
+		p.tell(pd, caller, p.outcome(t.link, &pd.record, err))
+	}
+	if p.direct {
+		pd.record.Value = nil // it may stay on its page for a while
+	}
+	p.ledger.told(t)
 }
 
 // learn takes from an answer what it says of more than its record. It must not wait.
-func (p *Producer) learn(pd *pending, err error) {
-	p.note(pd, err)
+func (p *Producer) learn(l *link, c *kgo.Record, err error) {
+	p.note(l, c, err)
 	switch {
 	case err == nil:
 	case errors.Is(err, kerr.ClusterAuthorizationFailed):
-		p.refuse(pd.term.line, explain(err, grantWrite(pd.record.Topic)))
+		p.refuse(l, explain(err, grantWrite(c.Topic)))
 	case errors.Is(err, kerr.UnknownTopicID), errors.Is(err, kerr.InconsistentTopicID):
 		select {
-		case p.recreated <- pd.record.Topic:
+		case p.recreated <- c.Topic:
 		default: // the next answer says it again
 		}
 	}
 }
 
 // late tells of records that have run out of their delivery timeout.
-func (p *Producer) late(pds []*pending) {
-	p.giveUp(pds, p.timeout())
-}
+func (p *Producer) late(open []openTerm) { p.giveUp(open, p.timeout()) }
 
 // giveUp tells of records that the client has not answered, and returns what it told.
-func (p *Producer) giveUp(pds []*pending, why error) (errs []error) {
-	var mine []*pending
-	for _, pd := range pds {
-		if ok, waits := pd.claim(); ok {
-			err := p.named(pd, &UnconfirmedError{Err: why})
-			p.tell(pd, waits, -1, err)
-			mine, errs = append(mine, pd), append(errs, err)
+func (p *Producer) giveUp(open []openTerm, why error) (errs []error) {
+	for _, t := range open {
+		for _, pd := range t.records {
+			if caller := pd.claim(); caller != nil {
+				err := p.named(&pd.record, &UnconfirmedError{Err: why})
+				p.tell(pd, caller, err)
+				p.ledger.told(t.term)
+				errs = append(errs, err)
+			}
 		}
 	}
-	p.ledger.settle(mine)
 	return errs
 }
 
-// tell tells everybody of a record's end. waits: its caller has not left.
-func (p *Producer) tell(pd *pending, waits bool, partition int32, err error) {
-	if err != nil {
-		partition = -1
+// acknowledged tells everybody of a record that was written.
+func (p *Producer) acknowledged(pd *pending, caller *kgo.Record) {
+	c := &pd.record
+	p.metrics.Published(PublishedEvent{Topic: c.Topic, Partition: c.Partition})
+	if p.log.debug() {
+		p.write(pd, zapcore.DebugLevel, "record published", zap.Int32("partition", c.Partition), zap.Int64("offset", p.offset(c)))
 	}
-	p.metrics.Published(PublishedEvent{Topic: pd.record.Topic, Partition: partition, Err: err})
-	if err == nil && waits {
-		pd.caller.Partition, pd.caller.Offset, pd.caller.Timestamp = partition, p.offset(&pd.record), pd.record.Timestamp
+	if caller != nobody {
+		caller.Partition, caller.Offset, caller.Timestamp = c.Partition, p.offset(c), c.Timestamp
+		p.call(pd.done, caller, nil)
 	}
-	p.write(pd, waits, partition, err)
-	if waits {
-		p.call(pd.done, pd.caller, err)
+}
+
+// tell tells everybody of a record that has failed. It is an error in the log where
+// nobody else is told of it.
+func (p *Producer) tell(pd *pending, caller *kgo.Record, err error) {
+	p.metrics.Published(PublishedEvent{Topic: pd.record.Topic, Partition: -1, Err: err})
+	level := zapcore.DebugLevel
+	if caller == nobody || pd.done == nil {
+		level = zapcore.ErrorLevel
+	}
+	p.write(pd, level, "record not published", zap.Error(err))
+	if caller != nobody {
+		p.call(pd.done, caller, err)
 	}
 }
 
@@ -185,25 +225,15 @@ func (p *Producer) call(done func(*kgo.Record, error), r *kgo.Record, err error)
 	done(r, err)
 }
 
-// write logs a record's end: at debug, and as an error where nobody is told of one.
-func (p *Producer) write(pd *pending, waits bool, partition int32, err error) {
-	level, text := zapcore.DebugLevel, "record published"
-	if err != nil {
-		text = "record not published"
-		if !waits || pd.done == nil {
-			level = zapcore.ErrorLevel
-		}
-	}
+// write logs a record's end.
+func (p *Producer) write(pd *pending, level zapcore.Level, text string, what ...zap.Field) {
 	line := p.log.log.Check(level, text)
 	if line == nil {
 		return
 	}
-	fields := []zap.Field{zap.String("topic", pd.record.Topic), zap.String("key", p.log.key(pd.record.Key)), zap.ByteString("message_id", pd.id())}
-	if err == nil {
-		fields = append(fields, zap.Int32("partition", partition), zap.Int64("offset", p.offset(&pd.record)))
-	} else {
-		fields = append(fields, zap.Error(err))
-	}
+	c := &pd.record
+	fields := []zap.Field{zap.String("topic", c.Topic), zap.String("key", p.log.key(c.Key)), zap.ByteString("message_id", messageIDOf(c)), requestID(c.Headers)}
+	fields = append(fields, what...)
 	if p.log.fields != nil {
 		fields = append(fields, p.log.fields(pd.ctx)...)
 	}

@@ -11,7 +11,7 @@ import (
 // for one. A *BatchError says which failed and why. After one that was not accepted (no
 // topic, no room, closed) the rest is not tried, or it would overtake it.
 func (p *Producer) PublishBatch(ctx context.Context, rs ...*kgo.Record) error {
-	b := &publishBatch{answers: make(chan batchAnswer, len(rs)), failed: map[int]error{}}
+	b := &publishBatch{rs: rs, answers: make(chan batchAnswer, len(rs)), failed: map[int]error{}}
 	for i, r := range rs {
 		pd, err := p.send(ctx, r, func(_ *kgo.Record, err error) { b.answers <- batchAnswer{i, err} })
 		if err != nil {
@@ -39,6 +39,7 @@ func (p *Producer) untried(b *publishBatch, rs []*kgo.Record, refused int) {
 
 // publishBatch is one call of PublishBatch.
 type publishBatch struct {
+	rs      []*kgo.Record
 	open    []*pending // by index; nil: answered
 	answers chan batchAnswer
 	failed  map[int]error
@@ -69,8 +70,8 @@ func (b *publishBatch) wait(ctx context.Context, p *Producer) {
 // leave ends the wait for what is not being answered.
 func (b *publishBatch) leave(ctx context.Context, p *Producer) (n int) {
 	for i, pd := range b.open {
-		if pd != nil && pd.leave() {
-			b.failed[i] = p.named(pd, &UnconfirmedError{Err: ctx.Err()})
+		if pd != nil && pd.leave(b.rs[i]) {
+			b.failed[i] = p.named(&pd.record, &UnconfirmedError{Err: ctx.Err()})
 			n++
 		}
 	}

@@ -24,9 +24,8 @@ type stageReader struct {
 }
 
 // factsOf reads the facts of a record that was first seen now.
-func (s *stageReader) factsOf(r *kgo.Record, topicID [16]byte, now time.Time) facts {
+func (s *stageReader) factsOf(r *kgo.Record, topicID [16]byte, now time.Time) (f facts, more retryFacts) {
 	var attempt, number, due, notBefore, failed []byte
-	f := facts{topicID: topicID, identify: s.identify, retry: &retryFacts{}}
 	for _, h := range r.Headers {
 		switch h.Key { // the last one of a name counts
 		case headerAttempt:
@@ -40,19 +39,18 @@ func (s *stageReader) factsOf(r *kgo.Record, topicID [16]byte, now time.Time) fa
 		case headerFirstFailedAt:
 			failed = h.Value
 		case headerGroup:
-			f.retry.foreign = string(h.Value) != s.group
+			more.foreign = string(h.Value) != s.group
 		}
 	}
-	f.stage = s.stageOf(number)
+	f = facts{topicID: topicID, identify: s.identify, stage: s.stageOf(number), firstFailedAt: earlier(timeOf(failed), now)}
 	f.attempt = s.attemptOf(attempt, f.stage)
-	f.firstFailedAt = earlier(timeOf(failed), now)
-	if f.retry.foreign { // nobody waits for it
-		f.retry.due = now
-		return f
+	if more.foreign { // nobody waits for it
+		more.due = now
+		return f, more
 	}
-	f.retry.due = dueTime(timeOf(due), r.Timestamp, now, s.delay)
-	f.retry.notBefore = timeOf(notBefore)
-	return f
+	more.due = dueTime(timeOf(due), r.Timestamp, now, s.delay)
+	more.notBefore = timeOf(notBefore)
+	return f, more
 }
 
 // stageOf is the record's stage: the header can only lower that of the topic.
@@ -89,11 +87,11 @@ func earlier(x, y time.Time) time.Time {
 
 // numberOf reads a decimal number that is not negative.
 func numberOf(v []byte) (int64, bool) {
-	n, err := strconv.ParseInt(string(v), 10, 64)
-	if err != nil || n < 0 {
+	n, err := strconv.ParseUint(string(v), 10, 63)
+	if err != nil {
 		return 0, false
 	}
-	return n, true
+	return int64(n), true
 }
 
 // timeOf reads unix milliseconds; zero where there are none.

@@ -55,3 +55,22 @@ func TestProducerRoomOfOneWhoLeaves(t *testing.T) {
 	require.True(t, r.Leave(small), "it has got room, and gives it back")
 	require.Zero(t, kstage.LeftRoom(t, 2000))
 }
+
+// Room that comes free at the moment somebody begins to wait for it is his.
+func TestProducerRoomIsNotMissed(t *testing.T) {
+	t.Parallel()
+	kstage.MetRoom(t, 2000)
+}
+
+// What was told of is soon forgotten, whatever is stuck among it.
+func TestProducerPagesAreSwept(t *testing.T) {
+	t.Parallel()
+	const size = 64
+	most, left := kstage.MostPages(100_000, 50*size, 100_000)
+	require.LessOrEqual(t, most, 50*3/2+3, "50 on their way")
+	require.Equal(t, 1, left)
+	_, left = kstage.MostPages(100*size, size, 10*size)
+	require.Equal(t, 10, left, "those with a stuck record")
+	require.Equal(t, 1, kstage.TurnedPages(t, 10*size, 10*size-1))
+	require.Zero(t, kstage.TurnedPages(t, 10*size, 10*size), "nothing is kept while nothing comes")
+}

@@ -2,6 +2,7 @@ package kstage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -25,7 +26,7 @@ var startBackoff = Backoff{Min: 250 * time.Millisecond, Max: 5 * time.Second} //
 type start struct {
 	*Consumer
 	adm      topicAdmin
-	began    time.Time
+	silent   time.Time // since when no broker has answered
 	failures int       // tries in a row that no broker answered
 	missing  time.Time // since when topics have been seen to be missing; zero: none are
 	seen     *sight    // the last look's
@@ -33,7 +34,7 @@ type start struct {
 
 // prepare returns when the group may be joined, with what was seen of the topics.
 func (c *Consumer) prepare(ctx context.Context, adm topicAdmin) (*sight, error) {
-	s := &start{Consumer: c, adm: adm, began: time.Now()}
+	s := &start{Consumer: c, adm: adm, silent: time.Now()}
 	for {
 		pause, err := s.try(ctx)
 		switch {
@@ -73,7 +74,7 @@ func (s *start) look(ctx context.Context) (*sight, error) {
 	}
 	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	return within(limited, func() (*sight, error) {
+	seen, err := within(limited, func() (*sight, error) {
 		if err := s.adm.ping(limited); err != nil {
 			return nil, err
 		}
@@ -86,10 +87,14 @@ func (s *start) look(ctx context.Context) (*sight, error) {
 		}
 		return seen, err
 	})
+	if why := s.handOff.trouble.last(); why != nil && errors.Is(err, context.DeadlineExceeded) {
+		err = why // what kept the client from an answer says more
+	}
+	return seen, err
 }
 
 // left is what remains of WithStartTimeout.
-func (s *start) left() time.Duration { return s.cfg.startTimeout - time.Since(s.began) }
+func (s *start) left() time.Duration { return s.cfg.startTimeout - time.Since(s.silent) }
 
 // unreached goes on trying. It logs the first failure of a row.
 func (s *start) unreached(err error) (time.Duration, error) {
@@ -109,7 +114,7 @@ func (s *start) unreached(err error) (time.Duration, error) {
 }
 
 func (s *start) reached() {
-	s.failures = 0
+	s.failures, s.silent = 0, time.Now()
 	if s.board.clear(HealthDisconnected, "", -1) {
 		s.cfg.logger.Info("a broker answers")
 	}

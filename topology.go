@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -132,32 +133,23 @@ func (t *Topology) matcher() func(string) bool {
 	if t.Pattern == "" {
 		return func(name string) bool { return slices.Contains(t.Topics, name) }
 	}
-	include := regexp.MustCompile(t.Pattern)
+	include, written := regexp.MustCompile(t.Pattern), t.own()
 	var own []*regexp.Regexp
 	for _, p := range ownTopicPatterns(t.DLQ, append(t.prefixes(), t.Group+retrySuffix)...) {
 		own = append(own, regexp.MustCompile(p))
 	}
 	return func(name string) bool {
-		isOwn := slices.ContainsFunc(own, func(re *regexp.Regexp) bool { return re.MatchString(name) })
+		isOwn := slices.Contains(written, name) || slices.ContainsFunc(own, func(re *regexp.Regexp) bool { return re.MatchString(name) })
 		return !isOwn && include.MatchString(name)
 	}
 }
 
 // prefixes are what the names of the retry topics begin with.
 func (t *Topology) prefixes() (ps []string) {
-	for _, s := range t.Stages {
-		p, _, _ := cutLast(s.Topic, "-")
-		ps = append(ps, p)
+	for i, s := range t.Stages {
+		ps = append(ps, strings.TrimSuffix(s.Topic, "-"+strconv.Itoa(i+1)))
 	}
 	return ps
-}
-
-// cutLast is strings.Cut at the last sep.
-func cutLast(s, sep string) (before, after string, found bool) {
-	if i := strings.LastIndex(s, sep); i >= 0 {
-		return s[:i], s[i+len(sep):], true
-	}
-	return s, "", false
 }
 
 // own lists the topics that the consumer itself writes to, sorted.

@@ -81,6 +81,7 @@ func (c *commonConfig) validate(m *mistakes) {
 	}
 	m.check(c.clientID != "", "WithClientID: the id is empty")
 	m.check(len(c.clientID) <= maxClientID, "WithClientID: the id has %d bytes, %d are allowed", len(c.clientID), maxClientID)
+	m.check(c.sasl == nil || !isNil(c.sasl), "WithSASL: the mechanism is a nil %T", c.sasl)
 	m.check(!isNil(c.metrics), "WithMetrics: the collector is a nil %T", c.metrics)
 }
 

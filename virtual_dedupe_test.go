@@ -4,8 +4,7 @@ package kstage_test
 
 import (
 	"context"
-	"errors"
-	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -15,120 +14,6 @@ import (
 
 	"github.com/kstage/kstage"
 )
-
-var errStoreDown = errors.New("the store is down")
-
-// fickle is a dedupe store that does what a test says before it answers.
-type fickle struct {
-	kstage.DedupeStore
-	mu     sync.Mutex // guards before and calls
-	before func(ctx context.Context, call, key string) error
-	calls  map[string]int
-}
-
-func newFickle() *fickle {
-	return &fickle{DedupeStore: kstage.NewMemoryDedupeStore(time.Hour, 100_000), calls: map[string]int{}}
-}
-
-// set says what to do before each call; nil: nothing.
-func (f *fickle) set(before func(ctx context.Context, call, key string) error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.before = before
-}
-
-func (f *fickle) count(call string) int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.calls[call]
-}
-
-func (f *fickle) called(ctx context.Context, call, key string) error {
-	f.mu.Lock()
-	f.calls[call]++
-	before := f.before
-	f.mu.Unlock()
-	if before == nil {
-		return nil
-	}
-	return before(ctx, call, key)
-}
-
-func (f *fickle) Claim(ctx context.Context, key string, lease time.Duration) (kstage.Claim, error) {
-	if err := f.called(ctx, "claim", key); err != nil {
-		return kstage.Claim{}, err
-	}
-	return f.DedupeStore.Claim(ctx, key, lease)
-}
-
-func (f *fickle) Extend(ctx context.Context, c kstage.Claim, lease time.Duration) error {
-	if err := f.called(ctx, "extend", c.Key); err != nil {
-		return err
-	}
-	return f.DedupeStore.Extend(ctx, c, lease)
-}
-
-func (f *fickle) Confirm(ctx context.Context, c kstage.Claim) error {
-	if err := f.called(ctx, "confirm", c.Key); err != nil {
-		return err
-	}
-	return f.DedupeStore.Confirm(ctx, c)
-}
-
-func (f *fickle) Release(ctx context.Context, c kstage.Claim) error {
-	if err := f.called(ctx, "release", c.Key); err != nil {
-		return err
-	}
-	return f.DedupeStore.Release(ctx, c)
-}
-
-// refusing fails the named calls, or all where none is named.
-func refusing(calls ...string) func(context.Context, string, string) error {
-	return func(_ context.Context, call, _ string) error {
-		for _, c := range calls {
-			if c == call {
-				return errStoreDown
-			}
-		}
-		if len(calls) == 0 {
-			return errStoreDown
-		}
-		return nil
-	}
-}
-
-// identified makes a record with a message id.
-func identified(topic string, key, id string) *kgo.Record {
-	r := record(topic, 0, key, id)
-	r.Headers = []kgo.RecordHeader{{Key: "message-id", Value: []byte(id)}}
-	return r
-}
-
-// byID counts the handler calls of each message.
-type byID struct {
-	mu sync.Mutex
-	n  map[string]int
-}
-
-func (b *byID) note(m kstage.Message) int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.n == nil {
-		b.n = map[string]int{}
-	}
-	b.n[m.ID()]++
-	return b.n[m.ID()]
-}
-
-func (b *byID) all() map[string]int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	c := map[string]int{}
-	for k, v := range b.n {
-		c[k] = v
-	}
-	return c
-}
 
 // A second record of one id is finished as a duplicate, and not handled, whatever its
 // key. Another group knows nothing of it.
@@ -407,171 +292,47 @@ func TestDedupeAStoppedMemberKeepsNothing(t *testing.T) {
 	}
 }
 
-// A store that fails, panics or does not answer for minutes: nothing is handled, and
-// nothing lost; Health says so, and takes it back.
-func TestDedupeAStoreThatIsDownForMinutes(t *testing.T) {
+// A member is killed: it leaves no group and releases nothing. From the moment another
+// has its partition, the key it had claimed goes on within the lease and two seconds,
+// and all others at once.
+func TestDedupeAKilledMembersKeyWaitsForItsLease(t *testing.T) {
 	t.Parallel()
-	for name, down := range map[string]func(ctx context.Context, lifted <-chan struct{}) error{
-		"fails":  func(context.Context, <-chan struct{}) error { return errStoreDown },
-		"panics": func(context.Context, <-chan struct{}) error { panic("boom") },
-		"does not answer": func(ctx context.Context, lifted <-chan struct{}) error {
-			select {
-			case <-ctx.Done():
-			case <-lifted:
-			}
+	wired(t, nil, func(w *world, n *wires) {
+		const lease = time.Minute
+		topic, opts := w.ladder(1)
+		shared := kstage.NewMemoryDedupeStore(time.Hour, 1000)
+		stores := []*fickle{{DedupeStore: shared, calls: map[string]int{}}, {DedupeStore: shared, calls: map[string]int{}}}
+		session := []kgo.Opt{kgo.SessionTimeout(6 * time.Second), kgo.HeartbeatInterval(time.Second)}
+		opts = append(opts, kstage.WithShutdownTimeout(time.Second, 5*time.Second))
+		w.produce(identified(topic, "k", "a"))
+		var killed byID
+		first := w.start(func(ctx context.Context, m kstage.Message) error {
+			killed.note(m)
+			<-ctx.Done()
 			return ctx.Err()
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			virtual(t, func(w *world) {
-				topic, opts := w.ladder(1)
-				store := newFickle()
-				var seen byID
-				m := w.start(func(_ context.Context, m kstage.Message) error {
-					seen.note(m)
-					require.Equal(w.t, 1, m.Attempt(), "waiting for the store is no attempt")
-					return nil
-				}, append(opts, kstage.WithDedupe(store))...)
-				w.produce(identified(topic, "k", "before"))
-				w.eventually(func() bool { return m.counts.Snapshot().Processed == 1 })
-				lifted := make(chan struct{})
-				store.set(func(ctx context.Context, _, _ string) error { return down(ctx, lifted) })
-				for i := range 50 {
-					w.produce(identified(topic, fmt.Sprint(i%10), fmt.Sprint(i)))
-				}
-				after(5 * time.Second)
-				_, told := m.reason(kstage.HealthDedupeFailing)
-				require.True(w.t, told)
-				require.True(w.t, m.Health().Ready)
-				after(3 * time.Minute)
-				require.Len(w.t, seen.all(), 1)
-				store.set(nil)
-				close(lifted)
-				after(5 * time.Second)
-				_, told = m.reason(kstage.HealthDedupeFailing)
-				require.False(w.t, told)
-				w.eventually(func() bool { return m.counts.Snapshot().Processed == 51 })
-				require.NoError(w.t, m.stop())
-				for id, n := range seen.all() {
-					require.Equal(w.t, 1, n, id)
-				}
-				m.assertIdentity()
-			})
-		})
-	}
-}
+		}, append(opts, over(n, session...), kstage.WithDedupe(stores[0], kstage.DedupeLease(lease)))...)
+		w.eventually(func() bool { return len(killed.all()) == 1 })
+		after(lease) // its claim has been renewed
+		stores[0].set(refusing("claim", "extend", "confirm", "release"))
+		n.setCut(everything)
 
-// DedupeFailOpen handles records without the store, and goes back to it.
-func TestDedupeFailOpen(t *testing.T) {
-	t.Parallel()
-	virtual(t, func(w *world) {
-		topic, opts := w.ladder(1)
-		store := newFickle()
-		store.set(refusing())
-		var seen byID
-		m := w.start(func(_ context.Context, m kstage.Message) error { seen.note(m); return nil },
-			append(opts, kstage.WithDedupe(store, kstage.DedupeFailOpen()))...)
-		w.produce(identified(topic, "k", "a"), identified(topic, "k", "a"))
-		w.eventually(func() bool { return m.counts.Snapshot().Processed == 2 })
-		_, told := m.reason(kstage.HealthDedupeFailing)
-		require.True(w.t, told)
-		store.set(nil)
-		w.produce(identified(topic, "k", "b"), identified(topic, "k", "b"))
-		w.eventually(func() bool { return m.counts.Snapshot().Duplicates == 1 })
-		_, told = m.reason(kstage.HealthDedupeFailing)
-		require.False(w.t, told)
-		require.NoError(w.t, m.stop())
-		require.Equal(w.t, map[string]int{"a": 2, "b": 1}, seen.all())
-	})
-}
-
-// A claim that is answered when the partition is on its way out is given back: the
-// handler does not begin.
-func TestDedupeNothingBeginsBehindTheFence(t *testing.T) {
-	t.Parallel()
-	virtual(t, func(w *world) {
-		topic, opts := w.ladder(1)
-		store := newFickle()
-		asked := make(chan struct{}, 1)
-		store.set(func(_ context.Context, call, _ string) error {
-			if call == "claim" {
-				asked <- struct{}{}
-				after(3 * time.Second) // whatever its context says
-			}
+		w.produce(identified(topic, "k", "b"), identified(topic, "other", "c"))
+		var mu sync.Mutex
+		at := map[string]time.Time{}
+		reach := kstage.WithClientOptions(func(kstage.ClientRole) []kgo.Opt { return append(slices.Clone(w.reach), session...) })
+		second := w.start(func(_ context.Context, m kstage.Message) error {
+			mu.Lock()
+			defer mu.Unlock()
+			at[m.ID()] = time.Now()
 			return nil
-		})
-		m := w.start(func(context.Context, kstage.Message) error { w.t.Error("it must not begin"); return nil }, append(opts, kstage.WithDedupe(store))...)
-		w.produce(identified(topic, "k", "a"))
-		<-asked
-		require.NoError(w.t, m.stop())
-		m.assertIdentity()
-		require.Equal(w.t, 1, store.count("release"))
+		}, append(opts, reach, kstage.WithDedupe(stores[1], kstage.DedupeLease(lease)))...)
+		w.within(5*time.Minute, func() bool { return second.counts.Snapshot().Processed == 3 })
+		assigned := at["c"] // nothing holds it up
+		require.Less(w.t, at["a"].Sub(assigned), lease+2*time.Second)
+		require.Greater(w.t, at["a"].Sub(assigned), lease/2, "it may still run elsewhere")
+		require.False(w.t, at["b"].Before(at["a"]), "the order of a key")
+		require.NoError(w.t, second.stop())
+		require.Equal(w.t, map[string]int{"a": 1}, killed.all())
+		_ = first.stop()
 	})
-}
-
-// A handler that returns when its partition is long gone gives its claim back, too.
-func TestDedupeALateHandlerKeepsNothing(t *testing.T) {
-	t.Parallel()
-	virtual(t, func(w *world) {
-		topic, opts := w.ladder(1)
-		store := newFickle()
-		w.produce(identified(topic, "k", "a"))
-		begun, end := make(chan struct{}), make(chan struct{})
-		m := w.start(func(context.Context, kstage.Message) error {
-			close(begun)
-			<-end
-			return errTest
-		}, append(opts, kstage.WithDedupe(store), kstage.WithRevokeDrain(time.Second))...)
-		<-begun
-		_, err := w.adm.DeleteTopic(w.t.Context(), topic)
-		require.NoError(w.t, err)
-		w.topic("orders", 1)
-		w.eventually(func() bool { _, recreated := m.reason(kstage.HealthTopicRecreated); return recreated })
-		require.Zero(w.t, store.count("release"), "its handler runs")
-		close(end)
-		w.eventually(func() bool { return store.count("release") == 1 })
-		require.NoError(w.t, m.stop())
-		m.assertIdentity()
-	})
-}
-
-// A claim that could not be renewed for its whole lease is taken anew before the next
-// call: somebody else may have had the key meanwhile.
-func TestDedupeAClaimThatRanOutIsTakenAnew(t *testing.T) {
-	t.Parallel()
-	for name, fails := range map[string]bool{"renewed": false, "not renewed": true} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			virtual(t, func(w *world) {
-				topic, opts := w.ladder(1)
-				store := newFickle()
-				if fails {
-					store.set(refusing("extend"))
-				}
-				w.produce(identified(topic, "k", "a"))
-				m := w.start(func(_ context.Context, m kstage.Message) error {
-					if m.Attempt() == 1 {
-						return kstage.RetryAfter(errTest, time.Minute)
-					}
-					return nil
-				}, append(opts, kstage.WithDedupe(store, kstage.DedupeLease(6*time.Second)))...)
-				w.eventually(func() bool { return m.counts.Snapshot().Processed == 1 })
-				claims := map[bool]int{false: 1, true: 2}[fails]
-				require.Equal(w.t, claims, store.count("claim"))
-				require.GreaterOrEqual(w.t, store.count("extend"), 25)
-				require.NoError(w.t, m.stop())
-				m.assertIdentity()
-			})
-		})
-	}
-}
-
-// Mistakes of the options are told by name.
-func TestDedupeOptionMistakes(t *testing.T) {
-	t.Parallel()
-	_, err := kstage.NewConsumer(kstage.HandlerFunc(func(context.Context, kstage.Message) error { return nil }),
-		kstage.WithBrokers("localhost:9092"), kstage.WithGroup("g"), kstage.WithTopics("orders"),
-		kstage.WithDedupe((*kstage.MemoryDedupeStore)(nil), kstage.DedupeLease(time.Millisecond)))
-	require.EqualError(t, err, "kstage: WithDedupe: the store is a nil *kstage.MemoryDedupeStore\nkstage: DedupeLease(1ms): at least 1s")
 }

@@ -6,6 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -237,4 +240,45 @@ func closeConnections(w *world) (lift func()) {
 	closing.Store(true)
 	w.onProduce("g-dlq", func() (bool, error) { return closing.Load(), errors.New("closed") })
 	return func() { closing.Store(false) }
+}
+
+// keeper is a hook that keeps the records it sees.
+type keeper struct {
+	mu   sync.Mutex // guards kept
+	kept []*kgo.Record
+}
+
+// OnProduceRecordUnbuffered implements kgo.HookProduceRecordUnbuffered.
+func (k *keeper) OnProduceRecordUnbuffered(r *kgo.Record, _ error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.kept = append(k.kept, r)
+}
+
+func TestHooksMayKeepCopies(t *testing.T) {
+	t.Parallel()
+	virtual(t, func(w *world) {
+		t, k := w.t, &keeper{}
+		const n = 100
+		hooked := kstage.WithClientOptions(func(role kstage.ClientRole) []kgo.Opt {
+			if role == kstage.RoleHandOff {
+				return append(slices.Clone(w.reach), kgo.WithHooks(k))
+			}
+			return w.reach
+		})
+		topic, opts := w.ladder(1)
+		w.fill(topic, 0, n, 10)
+		m := w.start(buryAll, append(opts, hooked)...)
+		for round := range 3 { // those of the second are written where those of the first were
+			w.eventually(func() bool { return m.counts.Snapshot().SentToDLQ == uint64((round+1)*n) })
+			w.fill(topic, 0, n, 10)
+		}
+		require.NoError(t, m.stop())
+		var seen, want []string
+		for i, r := range k.kept {
+			origin, _ := kstage.Message{Record: r}.Header("kstage-origin-offset")
+			seen, want = append(seen, string(origin)), append(want, strconv.Itoa(i))
+		}
+		require.Equal(t, want, seen)
+	})
 }

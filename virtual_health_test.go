@@ -52,6 +52,29 @@ func TestAListenerThatHangsDoesNotKeepRun(t *testing.T) {
 	})
 }
 
+// A collector whose StateChanged hangs costs the end of Run a second, no more.
+func TestAHangingStateChangedDoesNotHoldTheEndOfRun(t *testing.T) {
+	t.Parallel()
+	virtual(t, func(w *world) {
+		t := w.t
+		_, opts := w.ladder(1)
+		release := make(chan struct{})
+		defer close(release)
+		hanging := watched{then: func(kstage.StateEvent) { <-release }}
+		m := w.start(handleNothing, append(opts, kstage.WithMetrics(&hanging))...)
+		w.eventually(func() bool { return m.Health().Ready })
+		start := time.Now()
+		m.cancel()
+		select {
+		case <-m.done:
+		case <-time.After(time.Minute):
+			t.Fatal("Run has not ended")
+		}
+		require.NoError(t, m.err)
+		require.LessOrEqual(t, time.Since(start), 1500*time.Millisecond)
+	})
+}
+
 // watched is a collector that keeps the changes of Health.
 type watched struct {
 	kstage.NopMetrics

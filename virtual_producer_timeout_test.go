@@ -6,8 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -15,40 +13,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kerr"
-	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/kstage/kstage"
 )
-
-// through makes producers use the wires. What is cut looks as the operating system says it.
-func through(n *wires, more ...kgo.Opt) kstage.ProducerOption {
-	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
-		c, err := n.dial(ctx, network, addr)
-		if err != nil {
-			err = &net.OpError{Op: "dial", Net: network, Err: err}
-		}
-		return c, err
-	}
-	return kstage.WithClientOptions(func(kstage.ClientRole) []kgo.Opt { return append([]kgo.Opt{kgo.Dialer(dial)}, more...) })
-}
-
-// failProduce answers what is written to a topic with an error, until it is lifted.
-func (w *world) failProduce(topic string, err *kerr.Error) (lift func()) {
-	return w.fake.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: topic, Err: err, Count: -1}).Remove
-}
-
-// requireLate checks that a delivery timeout of 30 s has ended a record.
-func requireLate(t *testing.T, began time.Time, err error) {
-	t.Helper()
-	require.True(t, unconfirmed(err), "%v", err)
-	require.ErrorIs(t, err, kgo.ErrRecordTimeout)
-	require.ErrorContains(t, err, "WithDeliveryTimeout")
-	took := time.Since(began)
-	require.GreaterOrEqual(t, took, 30*time.Second)
-	require.LessOrEqual(t, took, 30*time.Second+600*time.Millisecond)
-}
 
 // The client fails all records of a partition when the context of the first one ends.
 func TestProducerOneCallerOfAHundredCancels(t *testing.T) {
@@ -227,33 +196,6 @@ func TestProducerRecordsOfYesterdayAndTomorrow(t *testing.T) {
 	})
 }
 
-// What waits behind a record that is late fails with it: it would overtake it.
-func TestProducerYoungerRecordsOfALatePartition(t *testing.T) {
-	t.Parallel()
-	virtual(t, func(w *world) {
-		t := w.t
-		topic := w.topic("orders", 2)
-		p := w.producer(kstage.WithTopic(topic), kstage.WithPartitioner(kgo.ManualPartitioner()))
-		to := func(partition int32) *kgo.Record { return &kgo.Record{Partition: partition, Value: []byte("v")} }
-		require.NoError(t, p.PublishBatch(t.Context(), to(0), to(1)))
-		remove := w.fake.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: topic, Partitions: []int32{0}, Err: kerr.NotEnoughReplicas, Count: -1}).Remove
-		began := time.Now()
-		first := p.publishAsync(to(0))
-		after(20 * time.Second)
-		second := p.publishAsync(to(0))
-		require.NoError(t, p.Publish(t.Context(), to(1)), "another partition")
-		requireLate(t, began, <-first)
-		err := <-second
-		require.True(t, unconfirmed(err), "%v", err)
-		require.ErrorContains(t, err, "an older record of its partition")
-		require.Less(t, time.Since(began), 40*time.Second)
-		remove()
-		require.NoError(t, p.Publish(t.Context(), to(0)))
-		require.Len(t, w.read(topic)[0], 2)
-		p.requireCounts(4, 2)
-	})
-}
-
 func TestProducerRetries(t *testing.T) {
 	t.Parallel()
 	for retries := range 3 {
@@ -280,187 +222,4 @@ func TestProducerRetries(t *testing.T) {
 		require.True(t, unconfirmed(err), "%v", err)
 		require.ErrorContains(t, err, "WithRetries(0)")
 	})
-}
-
-func TestProducerFullBufferRefuses(t *testing.T) {
-	t.Parallel()
-	virtual(t, func(w *world) {
-		t := w.t
-		topic := w.topic("orders", 1)
-		lift := w.silence(topic)
-		byRecords := w.producer(kstage.WithTopic(topic), kstage.WithBuffer(3, 1<<20), kstage.WithBufferFull(kstage.FailWhenFull))
-		byBytes := w.producer(kstage.WithTopic(topic), kstage.WithBuffer(1000, 30), kstage.WithBufferFull(kstage.FailWhenFull), kstage.WithMessageIDs(nil))
-		var open []<-chan error
-		for range 3 {
-			open = append(open, byRecords.publishAsync(text("k", "v")), byBytes.publishAsync(text("", "ten bytes.")))
-		}
-		err := byRecords.Publish(t.Context(), text("k", "v"))
-		require.ErrorIs(t, err, kstage.ErrBufferFull)
-		require.False(t, unconfirmed(err))
-		require.ErrorIs(t, byBytes.Publish(t.Context(), text("", "1")), kstage.ErrBufferFull)
-		lift()
-		for _, c := range open {
-			err := <-c
-			require.NoError(t, err)
-		}
-		require.NoError(t, byRecords.Flush(t.Context()))
-		require.NoError(t, byRecords.Publish(t.Context(), text("k", "v")))
-		require.NoError(t, byBytes.Publish(t.Context(), text("", "ten bytes.")))
-	})
-}
-
-func TestProducerFullBufferBlocks(t *testing.T) {
-	t.Parallel()
-	for name, buffer := range map[string]kstage.ProducerOption{
-		"by records": kstage.WithBuffer(1, 1<<20), "by bytes": kstage.WithBuffer(1000, 10),
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			virtual(t, func(w *world) {
-				t := w.t
-				topic := w.topic("orders", 1)
-				lift := w.silence(topic)
-				p := w.producer(kstage.WithTopic(topic), buffer, kstage.WithMessageIDs(nil))
-				ten := func() *kgo.Record { return text("", "ten bytes.") }
-				first := p.publishAsync(ten())
-				began := time.Now()
-				limited, cancel := context.WithTimeout(t.Context(), time.Second)
-				defer cancel()
-				err := p.Publish(limited, ten())
-				require.ErrorIs(t, err, kstage.ErrBufferFull)
-				require.ErrorIs(t, err, context.DeadlineExceeded)
-				require.False(t, unconfirmed(err), "it was not sent")
-				require.Equal(t, time.Second, time.Since(began))
-
-				rs := []*kgo.Record{ten(), ten(), ten(), ten(), ten()}
-				var wg sync.WaitGroup
-				for _, r := range rs {
-					wg.Go(func() { require.NoError(t, p.Publish(t.Context(), r)) })
-					after(time.Second)
-				}
-				lift()
-				require.NoError(t, <-first)
-				wg.Wait()
-				for i, r := range rs {
-					require.EqualValues(t, 1+i, r.Offset, "who waits longest comes first")
-				}
-				require.Len(t, w.all(topic), 6)
-				p.requireCounts(6, 1)
-			})
-		})
-	}
-}
-
-// A partition that stands still takes most of the buffer: the others go on with the rest.
-func TestProducerOtherPartitionsGoOnInAFullBuffer(t *testing.T) {
-	t.Parallel()
-	virtual(t, func(w *world) {
-		t := w.t
-		topic := w.topic("orders", 2)
-		p := w.producer(kstage.WithTopic(topic), kstage.WithPartitioner(kgo.ManualPartitioner()), kstage.WithBuffer(1000, 1<<20))
-		to := func(partition int32) *kgo.Record { return &kgo.Record{Partition: partition, Value: []byte("v")} }
-		require.NoError(t, p.PublishBatch(t.Context(), to(0), to(1)))
-		w.fake.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: topic, Partitions: []int32{0}, Err: kerr.NotEnoughReplicas, Count: -1})
-		for range 995 {
-			p.publishAsync(to(0))
-		}
-		began := time.Now()
-		var wg sync.WaitGroup
-		for range 50 {
-			wg.Go(func() { require.NoError(t, p.Publish(t.Context(), to(1))) })
-		}
-		wg.Wait()
-		require.Less(t, time.Since(began), 20*time.Second)
-	})
-}
-
-// The wait for room is part of the delivery timeout, and Close ends it.
-func TestProducerBlockedForLong(t *testing.T) {
-	t.Parallel()
-	virtual(t, func(w *world) {
-		t := w.t
-		topic := w.topic("orders", 1)
-		w.silence(topic)
-		p := w.producer(kstage.WithTopic(topic), kstage.WithBuffer(1, 1<<20), kstage.WithDeliveryTimeout(10*time.Second))
-		first := p.publishAsync(text("k", "v"))
-		began := time.Now()
-		var wg sync.WaitGroup
-		wg.Go(func() {
-			err := p.Publish(t.Context(), text("k", "v"))
-			require.ErrorIs(t, err, kstage.ErrBufferFull)
-			require.ErrorContains(t, err, "WithDeliveryTimeout")
-			require.Equal(t, 10*time.Second, time.Since(began))
-		})
-		require.True(t, unconfirmed(<-first))
-		wg.Wait()
-		wg.Go(func() { _ = p.Publish(t.Context(), text("k", "v")) })
-		after(time.Second)
-		began = time.Now()
-		wg.Go(func() {
-			require.ErrorIs(t, p.Publish(t.Context(), text("k", "v")), kstage.ErrClosed)
-			require.Equal(t, time.Second, time.Since(began))
-		})
-		after(time.Second)
-		require.Error(t, p.end())
-		wg.Wait()
-	})
-}
-
-// Idempotence keeps the order of a key through retries, and writes nothing twice:
-// with answers that are errors, and with answers that are lost.
-func TestProducerOrderOfAKeyUnderRetriableErrors(t *testing.T) {
-	t.Parallel()
-	wired(t, nil, func(w *world, n *wires) {
-		t := w.t
-		topic := w.topic("orders", 3)
-		p := w.producer(kstage.WithTopic(topic), kstage.WithBuffer(50, 1<<20), through(n), kstage.WithDeliveryTimeout(10*time.Minute))
-		rnd := rand.New(rand.NewPCG(1, 2)) // on the cluster's goroutine
-		faults := 0
-		for _, err := range []*kerr.Error{kerr.NotEnoughReplicas, kerr.NotLeaderForPartition, kerr.RequestTimedOut, kerr.NotEnoughReplicasAfterAppend} {
-			w.fake.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: topic, Err: err, Count: -1, When: func(kmsg.Request) bool {
-				if rnd.IntN(10) > 0 {
-					return false
-				}
-				faults++
-				return true
-			}})
-		}
-		var failed atomic.Int64
-		for i := range 2000 {
-			p.PublishAsync(t.Context(), text(fmt.Sprint("k", i%10), fmt.Sprint(i)), func(_ *kgo.Record, err error) {
-				if err != nil {
-					failed.Add(1)
-				}
-			})
-			if i%50 == 0 {
-				n.setCut(everything) // every connection ends, with what is on its way
-				n.setCut(nil)
-			}
-		}
-		require.NoError(t, p.Flush(t.Context()))
-		require.Zero(t, failed.Load())
-		require.Greater(t, faults, 5)
-		requireInOrder(t, w, topic, 2000)
-		require.NoError(t, p.Close(t.Context()))
-	})
-}
-
-// requireInOrder checks that a topic holds the values 0 to n-1 once each, and those of a key in order.
-func requireInOrder(t *testing.T, w *world, topic string, n int) {
-	t.Helper()
-	seen := 0
-	for _, rs := range w.read(topic) {
-		last := map[string]int{}
-		for _, r := range rs {
-			var i int
-			_, err := fmt.Sscan(string(r.Value), &i)
-			require.NoError(t, err)
-			if before, ok := last[string(r.Key)]; ok {
-				require.Equal(t, before+10, i, "key %s", r.Key)
-			}
-			last[string(r.Key)] = i
-			seen++
-		}
-	}
-	require.Equal(t, n, seen)
 }

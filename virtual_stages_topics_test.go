@@ -4,11 +4,13 @@ package kstage_test
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/kstage/kstage"
@@ -71,9 +73,6 @@ func TestStartCreatesTheStages(t *testing.T) {
 // from its start, nothing of the old one is committed to it, and copies arrive.
 func TestARecreatedStageIsReadFromItsStart(t *testing.T) {
 	t.Parallel()
-	if underRace {
-		t.Skip("SKIP: the embedded broker's slowed-down answers race with each other; run: go test -tags synctests -run TestARecreatedStage .")
-	}
 	for name, gone := range map[string]time.Duration{"at once": 0, "after two minutes": 2 * time.Minute} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -82,13 +81,21 @@ func TestARecreatedStageIsReadFromItsStart(t *testing.T) {
 	}
 }
 
+// slowFetches is a hook. While one topic of several is gone the embedded broker answers
+// each fetch at once (a real one waits): if that took no time, none would pass.
+type slowFetches struct{}
+
+// OnBrokerRead implements kgo.HookBrokerRead, on the goroutine that reads answers.
+func (slowFetches) OnBrokerRead(_ kgo.BrokerMetadata, key int16, _ int, _, _ time.Duration, _ error) {
+	if kmsg.Key(key) == kmsg.Fetch {
+		after(20 * time.Millisecond)
+	}
+}
+
 func recreateStage(w *world, gone time.Duration) {
 	t := w.t
-	// While one topic of several is gone the embedded broker answers each fetch at once
-	// (a real one waits): if that took no time, none would pass.
-	w.control(kmsg.Fetch, func(kmsg.Request) (kmsg.Response, error, bool) {
-		w.fake.SleepControl(func() { after(20 * time.Millisecond) })
-		return nil, nil, false
+	slow := kstage.WithClientOptions(func(kstage.ClientRole) []kgo.Opt {
+		return append(slices.Clone(w.reach), kgo.WithHooks(slowFetches{}))
 	})
 	topic, opts := w.ladder(2)
 	stages := w.stages(2, 5*time.Second, time.Hour)
@@ -102,7 +109,7 @@ func recreateStage(w *world, gone time.Duration) {
 			return errNotYet
 		}
 		return nil
-	}, append(opts, stages, once())...)
+	}, append(opts, stages, once(), slow)...)
 	called := func(topic string) int { mu.Lock(); defer mu.Unlock(); return calls[topic] }
 	w.fill(topic, 0, 10, 10)
 	w.eventually(func() bool { return called("g-retry-1") == 10 })

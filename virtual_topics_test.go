@@ -172,7 +172,7 @@ func recreate(w *world, opts []kstage.ConsumerOption, cause error, within time.D
 	w.fill("orders", 0, 10, 10)
 	w.fill("orders", 1, 10, 10)
 	w.eventually(func() bool { return handled() == 20 })
-	after(5 * time.Second)
+	after(5*time.Second + 300*time.Millisecond) // no heartbeat at this instant: one between the two would give the topic back
 
 	require.NoError(t, w.fake.DeleteTopic("orders"))
 	meanwhile(m)

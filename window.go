@@ -38,18 +38,18 @@ type window struct {
 
 	mu        sync.Mutex // guards everything below; never held over I/O or user code
 	tracker   offsets.Tracker
-	line      dueLine            // of a retry partition
-	claims    map[int64]*lent    // by offset: of records whose handler runs, will run again, or whose copy leaves; nil: none yet
-	dead      bool               // forgotten: nothing is committed for it any more
-	expected  int64              // the next offset; -1: not known yet
-	logEnd    int64              // high watermark of the last fetch
-	held      map[int64]*held    // by offset: open records, each with a copy of its own
-	flying    int                // of held: copies produced and not yet answered
-	landed    chan struct{}      // non-nil: somebody waits for flying to be 0; closed then
-	givenUp   []offsets.Position // records whose handler returned to no effect: told of, and to be handled again
-	head      int64              // oldest unfinished offset at the committer's last look; -1: none
-	headAt    time.Time          // when it became that
-	committed int64              // last committed offset; -1: none. Written inside the commit gate only
+	line      dueLine         // of a retry partition
+	claims    map[int64]*lent // by offset: of records whose handler runs, will run again, or whose copy leaves; nil: none yet
+	dead      bool            // forgotten: nothing is committed for it any more
+	expected  int64           // the next offset; -1: not known yet
+	logEnd    int64           // high watermark of the last fetch
+	held      heldSet         // open records, each with a copy of its own
+	flying    int             // of held: copies produced and not yet answered
+	landed    chan struct{}   // non-nil: somebody waits for flying to be 0; closed then
+	givenUp   []place         // records whose handler returned to no effect: told of, and to be handled again
+	head      int64           // oldest unfinished offset at the committer's last look; -1: none
+	headAt    time.Time       // when it became that
+	committed int64           // last committed offset; -1: none. Written inside the commit gate only
 
 	stuckAt int64    // offset that was reported as stuck, -1: none. The committer's own
 	reasons pauseSet // guarded by intake.mu, as is paused
@@ -68,11 +68,12 @@ type batch struct {
 	size    int64
 	debug   bool         // per-record log lines are wanted
 	plain   bool         // a first call needs the handler and nothing else, see pipeline.run
-	holding atomic.Int32 // records of it that are held: lets run look for copies only where there are any
+	pages   []*heldPage  // of heldSet
+	holding atomic.Int32 // records of it that are held, written by heldSet: lets run look for copies only where there are any
 }
 
 func newWindow(in *intake, tp topicPartition) *window {
-	w := &window{topicPartition: tp, intake: in, expected: -1, logEnd: -1, committed: -1, head: -1, stuckAt: -1, held: map[int64]*held{}}
+	w := &window{topicPartition: tp, intake: in, expected: -1, logEnd: -1, committed: -1, head: -1, stuckAt: -1}
 	w.ctx, w.cancel = context.WithCancelCause(in.base)
 	w.lane = in.pool.Partition(in.feed.number)
 	w.stage = in.feed.stages[tp.topic]
@@ -160,9 +161,10 @@ func (w *window) newBatch(first *facts, rs []*kgo.Record, debug bool) *batch {
 }
 
 func (w *window) readFacts(topicID [16]byte, rs []*kgo.Record) []facts {
-	now, fs := hook.Now(w.ctx), make([]facts, len(rs))
+	now, fs, more := hook.Now(w.ctx), make([]facts, len(rs)), make([]retryFacts, len(rs))
 	for i, r := range rs {
-		fs[i] = w.stage.factsOf(r, topicID, now)
+		fs[i], more[i] = w.stage.factsOf(r, topicID, now)
+		fs[i].retry = &more[i]
 	}
 	return fs
 }
@@ -243,17 +245,21 @@ func (w *window) forget() (unfinished int) {
 	running := w.running()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	told := slices.DeleteFunc(append(running, w.givenUp...), func(at offsets.Position) bool {
-		h := w.held[at.Batch.Offset(at.I)]
+	told := slices.DeleteFunc(append(running, w.givenUp...), func(at place) bool {
+		h := w.held.at(at)
 		return h != nil && h.state != heldRunning // parked or leaving by now
 	})
 	w.giveClaimsBack(told)
-	return w.tracker.Unfinished(told...)
+	var not []offsets.Position
+	for _, at := range told {
+		not = append(not, offsets.Position{Batch: at.b.done, I: at.i})
+	}
+	return w.tracker.Unfinished(not...)
 }
 
 // running lists the records whose handler runs.
-func (w *window) running() (ps []offsets.Position) {
-	w.lane.Running(func(b *batch, i int) { ps = append(ps, offsets.Position{Batch: b.done, I: i}) })
+func (w *window) running() (ps []place) {
+	w.lane.Running(func(b *batch, i int) { ps = append(ps, place{b, i}) })
 	return ps
 }
 
@@ -261,7 +267,7 @@ func (w *window) running() (ps []offsets.Position) {
 func (w *window) giveUp(b *batch, i int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.givenUp = append(w.givenUp, offsets.Position{Batch: b.done, I: i})
+	w.givenUp = append(w.givenUp, place{b, i})
 }
 
 // mark is what may be committed and was not yet; false when nothing moved.
@@ -311,13 +317,13 @@ func (w *window) span() int {
 func (w *window) inProgress() []Coordinates {
 	var offs []int64
 	for _, at := range w.running() {
-		offs = append(offs, at.Batch.Offset(at.I))
+		offs = append(offs, at.offset())
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for o, h := range w.held {
+	for h := range w.held.all {
 		if h.state == heldLeaving && !w.dead {
-			offs = append(offs, o)
+			offs = append(offs, h.record.Offset)
 		}
 	}
 	slices.Sort(offs)

@@ -111,7 +111,7 @@ func anyRecord(t *rapid.T) *kgo.Record {
 		Topic: "orders", Partition: rapid.Int32().Draw(t, "partition"), Offset: rapid.Int64().Draw(t, "offset"),
 		LeaderEpoch: rapid.Int32().Draw(t, "epoch"), ProducerID: rapid.Int64().Draw(t, "producer"),
 		ProducerEpoch: rapid.Int16().Draw(t, "producer epoch"), Timestamp: time.UnixMilli(rapid.Int64Range(0, 1<<40).Draw(t, "at")),
-		Context: context.TODO(), //nolint:forbidigo // any context
+		Context: t.Context(),
 	}
 	if n := rapid.IntRange(-1, 4).Draw(t, "headers"); n >= 0 {
 		r.Headers = make([]kgo.RecordHeader, n)

@@ -9,16 +9,20 @@
 package main
 
 import (
-	"bufio"
-	"encoding/json"
 	"flag"
 	"fmt"
-	"io"
 	"os"
-	"os/exec"
-	"slices"
-	"strconv"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+
+	"github.com/kstage/kstage/bench/internal/rig"
+)
+
+const (
+	topic      = "bench"
+	partitions = 6
+	keys       = 1000
 )
 
 var (
@@ -36,8 +40,8 @@ func main() {
 	flag.Parse()
 	var err error
 	switch *role {
-	case "broker":
-		err = serve()
+	case "broker": // every fetch returns the same batch, at ever higher offsets
+		err = rig.Serve(kfake.SeedTopics(partitions, topic), kfake.SyntheticFetch(kfake.SyntheticBatch{Batch: encodedBatch(*batch, *value)}))
 	case "raw", "kstage":
 		err = consume(*role)
 	default:
@@ -49,111 +53,27 @@ func main() {
 	}
 }
 
-// result is what one run has measured.
-type result struct {
-	Records int64
-	CPU     float64 // ns a record
-	Rate    float64 // records a second
-	Allocs  float64 // a record
-	GCs     uint32
-}
-
 // compare runs the two in turns.
 func compare() error {
-	broker, addr, err := startBroker()
+	addr, stop, err := rig.StartBroker()
 	if err != nil {
 		return err
 	}
-	defer func() { _ = broker.Process.Kill(); _ = broker.Wait() }()
-	runs := map[string][]result{}
-	var ratios []float64
-	for n := range *rounds {
-		order := []string{"raw", "kstage"}
-		if n%2 == 1 {
-			slices.Reverse(order)
-		}
-		pair := map[string]result{}
-		for _, role := range order {
-			if pair[role], err = runOnce(role, addr); err != nil {
-				return err
-			}
-			runs[role] = append(runs[role], pair[role])
-		}
-		ratios = append(ratios, pair["kstage"].CPU/pair["raw"].CPU)
-		fmt.Printf("round %2d: raw %4.0f ns, kstage %4.0f ns, ratio %.2f\n", n+1, pair["raw"].CPU, pair["kstage"].CPU, ratios[n])
+	defer stop()
+	roles := []string{"raw", "kstage"}
+	runs, err := rig.Rounds(*rounds, roles, addr, func(n int, of map[string]rig.Result) {
+		raw, ours := of["raw"].CPU, of["kstage"].CPU
+		fmt.Printf("round %2d: raw %4.0f ns, kstage %4.0f ns, ratio %.2f\n", n, raw, ours, ours/raw)
+	})
+	if err != nil {
+		return err
 	}
-	for _, role := range []string{"raw", "kstage"} {
-		show(role, runs[role])
+	for _, role := range roles {
+		rig.Show(role, runs[role])
 	}
-	low, mid, high := spread(ratios)
+	low, mid, high := rig.Spread(rig.Ratios(runs["kstage"], runs["raw"]))
 	fmt.Printf("ratio of pairs: min %.2f, median %.2f, max %.2f\n", low, mid, high)
 	return nil
 }
-
-func show(role string, rs []result) {
-	column := func(of func(result) float64) (low, mid, high float64) {
-		var vs []float64
-		for _, r := range rs {
-			vs = append(vs, of(r))
-		}
-		return spread(vs)
-	}
-	low, mid, high := column(func(r result) float64 { return r.CPU })
-	_, rate, _ := column(func(r result) float64 { return r.Rate })
-	_, allocs, _ := column(func(r result) float64 { return r.Allocs })
-	_, gcs, _ := column(func(r result) float64 { return float64(r.GCs) })
-	fmt.Printf("%-7s CPU ns/record min %.0f, median %.0f, max %.0f; %.2f M records/s; %.4f allocations/record; %.0f collections\n",
-		role, low, mid, high, rate/1e6, allocs, gcs)
-}
-
-func spread(vs []float64) (low, mid, high float64) {
-	s := slices.Sorted(slices.Values(vs))
-	return s[0], (s[(len(s)-1)/2] + s[len(s)/2]) / 2, s[len(s)-1]
-}
-
-// child is this program in another role.
-func child(role, addr string) *exec.Cmd {
-	cmd := exec.Command(os.Args[0], "-role", role, "-addr", addr, "-seconds", strconv.Itoa(*seconds), "-value", strconv.Itoa(*value),
-		"-batch", strconv.Itoa(*batch), "-ballast", strconv.Itoa(*ballast), "-profile", *profile)
-	cmd.Stderr = os.Stderr
-	return cmd
-}
-
-func startBroker() (cmd *exec.Cmd, addr string, err error) {
-	cmd = child("broker", "")
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, "", err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, "", err
-	}
-	addr, err = bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		return nil, "", fmt.Errorf("the broker said nothing: %w", err)
-	}
-	return cmd, addr[:len(addr)-1], nil
-}
-
-func runOnce(role, addr string) (r result, err error) {
-	cmd := child(role, addr)
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return r, err
-	}
-	if err := cmd.Start(); err != nil {
-		return r, err
-	}
-	text, err := io.ReadAll(out)
-	if err != nil {
-		return r, err
-	}
-	if err := cmd.Wait(); err != nil {
-		return r, fmt.Errorf("%s: %w", role, err)
-	}
-	return r, json.Unmarshal(text, &r)
-}
-
-func (r result) print() error { return json.NewEncoder(os.Stdout).Encode(r) }
 
 func measured() time.Duration { return time.Duration(*seconds) * time.Second }

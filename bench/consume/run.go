@@ -3,24 +3,20 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
-	"runtime"
-	"runtime/pprof"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/kstage/kstage"
+	"github.com/kstage/kstage/bench/internal/rig"
 )
 
 // consume runs one side and prints what it has measured.
 func consume(role string) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	live := make([]byte, *ballast<<20)
-	defer runtime.KeepAlive(live)
+	defer rig.Ballast(*ballast)()
 	start := startKstage
 	if role == "raw" {
 		start = startRaw
@@ -43,7 +39,7 @@ func consume(role string) error {
 	if err := <-ended; err != nil {
 		return err
 	}
-	return r.print()
+	return rig.Report(r)
 }
 
 func group() string { return fmt.Sprintf("bench-%d", time.Now().UnixNano()) }
@@ -95,40 +91,12 @@ func startKstage(ctx context.Context, ended chan<- error) (func() int64, error) 
 	return func() int64 { return int64(counters.Snapshot().Processed) }, nil
 }
 
-// measure counts records and CPU over the measured time.
-func measure(received func() int64) (result, error) {
-	if *profile != "" {
-		f, err := os.Create(*profile)
-		if err != nil {
-			return result{}, err
-		}
-		defer f.Close()
-		if err := pprof.StartCPUProfile(f); err != nil {
-			return result{}, err
-		}
-		defer pprof.StopCPUProfile()
+// measure measures from now on.
+func measure(received func() int64) (r rig.Result, err error) {
+	stop, err := rig.Profile(*profile)
+	if err != nil {
+		return r, err
 	}
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	n, cpu, start := received(), cpuTime(), time.Now()
-	<-time.After(measured())
-	n, cpu = received()-n, cpuTime()-cpu
-	took := time.Since(start)
-	runtime.ReadMemStats(&after)
-	if n == 0 {
-		return result{}, fmt.Errorf("nothing was received")
-	}
-	return result{
-		Records: n, CPU: float64(cpu) / float64(n), Rate: float64(n) / took.Seconds(),
-		Allocs: float64(after.Mallocs-before.Mallocs) / float64(n), GCs: after.NumGC - before.NumGC,
-	}, nil
-}
-
-// cpuTime is what this process has used.
-func cpuTime() time.Duration {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		panic(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	defer stop()
+	return rig.Measure(measured(), received)
 }

@@ -2,22 +2,19 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"runtime"
-	"runtime/pprof"
 	"slices"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/kstage/kstage"
+	"github.com/kstage/kstage/bench/internal/rig"
 )
 
 // result is what one run has measured.
@@ -77,22 +74,28 @@ func (m *meter) Handled(e kstage.HandledEvent) {
 
 // consume lets every record fail once.
 func consume() error {
-	if *profile != "" {
-		f, err := os.Create(*profile)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		if err := pprof.StartCPUProfile(f); err != nil {
-			return err
-		}
-		defer pprof.StopCPUProfile()
+	stop, err := rig.Profile(*profile)
+	if err != nil {
+		return err
 	}
-	live := make([]byte, *ballast<<20)
-	defer runtime.KeepAlive(live)
+	defer stop()
+	defer rig.Ballast(*ballast)()
 	m := &meter{written: make(chan struct{}), over: make(chan struct{}), late: make([]time.Duration, 0, *records)}
+	c, err := consumer(m)
+	if err != nil {
+		return err
+	}
+	r, err := m.measure(c)
+	if err != nil {
+		return err
+	}
+	return rig.Report(r)
+}
+
+// consumer is one whose handler fails for each record of the main topic.
+func consumer(m *meter) (*kstage.Consumer, error) {
 	failure := errors.New("the payment service did not answer")
-	c, err := kstage.NewConsumer(
+	return kstage.NewConsumer(
 		kstage.HandlerFunc(func(_ context.Context, msg kstage.Message) error {
 			if msg.Stage() == 0 {
 				return failure
@@ -103,38 +106,44 @@ func consume() error {
 		kstage.WithRetryStages(*delay), kstage.WithImmediateRetries(0, kstage.Backoff{}),
 		kstage.WithMetrics(m), kstage.WithTopicProvisioning(kstage.TrustTopics),
 	)
-	if err != nil {
-		return err
-	}
+}
+
+// measure runs the consumer until all records have come back, and measures it until all
+// of their copies are written.
+func (m *meter) measure(c *kstage.Consumer) (r result, err error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	ended := make(chan error, 1)
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	cpu := cpuTime()
+	cpu := rig.CPU()
 	go func() { ended <- c.Run(ctx) }()
 	if err := await(m.written, ended); err != nil {
-		return err
+		return r, err
 	}
-	cpu = cpuTime() - cpu
+	cpu = rig.CPU() - cpu
 	took := time.Since(time.Unix(0, m.began.Load()))
 	runtime.ReadMemStats(&after)
 	if err := await(m.over, ended); err != nil {
-		return err
+		return r, err
 	}
 	cancel()
 	if err := <-ended; err != nil {
-		return err
+		return r, err
 	}
 	n := float64(*records)
+	r = result{Rate: n / took.Seconds(), CPU: float64(cpu) / n, Allocs: float64(after.Mallocs-before.Mallocs) / n}
+	r.P50, r.P99, r.Max = m.lateness()
+	return r, nil
+}
+
+// lateness is how late records were, when all are back.
+func (m *meter) lateness() (p50, p99, most time.Duration) {
 	slices.Sort(m.late)
 	at := func(q float64) time.Duration {
-		return m.late[min(int(q*n), len(m.late)-1)].Round(10 * time.Microsecond)
+		return m.late[min(int(q*float64(len(m.late))), len(m.late)-1)].Round(10 * time.Microsecond)
 	}
-	return json.NewEncoder(os.Stdout).Encode(result{
-		Rate: n / took.Seconds(), CPU: float64(cpu) / n, Allocs: float64(after.Mallocs-before.Mallocs) / n,
-		P50: at(0.5), P99: at(0.99), Max: at(1),
-	})
+	return at(0.5), at(0.99), at(1)
 }
 
 func await(c <-chan struct{}, ended <-chan error) error {
@@ -146,13 +155,4 @@ func await(c <-chan struct{}, ended <-chan error) error {
 	case <-time.After(5 * time.Minute):
 		return errors.New("it takes too long")
 	}
-}
-
-// cpuTime is what this process has used.
-func cpuTime() time.Duration {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		panic(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

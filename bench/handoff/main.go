@@ -8,19 +8,16 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"slices"
-	"strconv"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/kstage/kstage/bench/internal/rig"
 )
 
 const (
@@ -47,7 +44,7 @@ func main() {
 	var err error
 	switch *role {
 	case "broker":
-		err = serve()
+		err = rig.Serve()
 	case "consumer":
 		err = consume()
 	default:
@@ -57,16 +54,6 @@ func main() {
 		fmt.Fprintln(os.Stderr, "handoff:", err)
 		os.Exit(1)
 	}
-}
-
-func serve() error {
-	cluster, err := kfake.NewCluster(kfake.NumBrokers(1))
-	if err != nil {
-		return err
-	}
-	defer cluster.Close()
-	fmt.Println(cluster.ListenAddrs()[0])
-	select {} // until it is killed
 }
 
 func run() error {
@@ -86,20 +73,11 @@ func run() error {
 
 // runOnce is a new broker, so that no run pays for the records of another.
 func runOnce() (r result, err error) {
-	broker := child("broker", "", "")
-	out, err := broker.StdoutPipe()
+	addr, stop, err := rig.StartBroker()
 	if err != nil {
 		return r, err
 	}
-	if err := broker.Start(); err != nil {
-		return r, err
-	}
-	defer func() { _ = broker.Process.Kill(); _ = broker.Wait() }()
-	addr, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		return r, fmt.Errorf("the broker said nothing: %w", err)
-	}
-	addr = addr[:len(addr)-1]
+	defer stop()
 	if err := setUp(addr); err != nil {
 		return r, err
 	}
@@ -112,22 +90,10 @@ func runOnce() (r result, err error) {
 	} else {
 		go func() { produced <- produce(addr) }()
 	}
-	consumer := child("consumer", addr, "bench")
-	text, err := consumer.Output()
-	if err != nil {
-		return r, fmt.Errorf("consumer: %w", err)
-	}
-	if err := <-produced; err != nil {
+	if err := rig.Run("consumer", addr, &r, "-group=bench"); err != nil {
 		return r, err
 	}
-	return r, json.Unmarshal(text, &r)
-}
-
-func child(role, addr, group string) *exec.Cmd {
-	cmd := exec.Command(os.Args[0], "-role", role, "-addr", addr, "-group", group, "-records", strconv.Itoa(*records),
-		"-rate", strconv.Itoa(*rate), "-delay", delay.String(), "-ballast", strconv.Itoa(*ballast), "-profile", *profile)
-	cmd.Stderr = os.Stderr
-	return cmd
+	return r, <-produced
 }
 
 // produce writes the records, paced by rate.

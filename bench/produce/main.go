@@ -7,27 +7,39 @@
 // round. Run nothing beside it.
 //
 //	go run ./produce -rounds 10
+//
+// All sides run the same settings, those that a service gets which sets nothing, with the
+// client or with kstage, and there is a flag for each:
+//
+//   - idempotent, acks of all replicas, snappy: the defaults of both.
+//   - linger 10ms: the client's default. kstage's is 0, for the sake of who waits for each
+//     record; this benchmark publishes without waiting.
+//   - 50,000 records and 64 MiB buffered, kstage's default: it must be the same on all
+//     sides, since more records on their way are more memory and fewer, larger requests.
+//   - keys of 16 bytes, values of 200 bytes: JSON whose field names repeat and whose
+//     contents, half of it, are random. Constant values cost the compression nothing, and
+//     random ones everything; services have neither.
+//   - a new record each time, as services make them; its key and value are from a store of
+//     some thousands, since what a service pays to make them has nothing to do with this.
+//   - a live heap of 64 MiB, so that garbage is collected equally often.
 package main
 
 import (
-	"bufio"
-	"encoding/json"
 	"flag"
 	"fmt"
-	"io"
 	"os"
-	"os/exec"
-	"slices"
-	"strconv"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
+
+	"github.com/kstage/kstage/bench/internal/rig"
 )
 
 const (
 	topic      = "bench"
 	partitions = 6
 	keys       = 1000
+	values     = 4096
 )
 
 var (
@@ -35,22 +47,21 @@ var (
 	addr    = flag.String("addr", "", "of the broker, for a child")
 	rounds  = flag.Int("rounds", 10, "rounds of runs")
 	seconds = flag.Int("seconds", 3, "of one run, after one second of warm-up")
-	value   = flag.Int("value", 100, "bytes of a value")
+	value   = flag.Int("value", 200, "bytes of a value")
+	random  = flag.Float64("random", 0.5, "how much of a value is random, from 0 to 1")
 	codec   = flag.String("codec", "snappy", "compression: snappy or none")
-	linger  = flag.Duration("linger", 0, "of all sides; the client's own default is 10ms")
+	linger  = flag.Duration("linger", 10*time.Millisecond, "of all sides")
+	buffer  = flag.Int("buffer", 50_000, "records that may be on their way")
 	ballast = flag.Int("ballast", 64, "MiB of live heap in each run, so that all collect garbage equally often")
 	profile = flag.String("profile", "", "file for the CPU profile of a child")
 )
-
-// roles are what is compared: raw kgo first.
-var roles = []string{"raw", "plain", "ids"}
 
 func main() {
 	flag.Parse()
 	var err error
 	switch *role {
-	case "broker":
-		err = serve()
+	case "broker": // it acknowledges and forgets
+		err = rig.Serve(kfake.SeedTopics(partitions, topic), kfake.BlackholeProduce())
 	case "":
 		err = compare()
 	default:
@@ -62,128 +73,27 @@ func main() {
 	}
 }
 
-// serve is a broker that acknowledges and forgets.
-func serve() error {
-	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(partitions, topic), kfake.BlackholeProduce())
-	if err != nil {
-		return err
-	}
-	defer cluster.Close()
-	fmt.Println(cluster.ListenAddrs()[0])
-	select {} // until it is killed
-}
-
-// result is what one run has measured.
-type result struct {
-	Records int64
-	CPU     float64 // ns a record
-	Rate    float64 // records a second
-	Allocs  float64 // a record
-	GCs     uint32
-}
-
 // compare runs all in turns.
 func compare() error {
-	broker, addr, err := startBroker()
+	addr, stop, err := rig.StartBroker()
 	if err != nil {
 		return err
 	}
-	defer func() { _ = broker.Process.Kill(); _ = broker.Wait() }()
-	runs, ratios := map[string][]result{}, map[string][]float64{}
-	for n := range *rounds {
-		order := slices.Clone(roles)
-		if n%2 == 1 {
-			slices.Reverse(order)
-		}
-		round := map[string]result{}
-		for _, role := range order {
-			if round[role], err = runOnce(role, addr); err != nil {
-				return err
-			}
-			runs[role] = append(runs[role], round[role])
-		}
-		fmt.Printf("round %2d: raw %4.0f ns", n+1, round["raw"].CPU)
-		for _, role := range roles[1:] {
-			ratio := round[role].CPU / round["raw"].CPU
-			ratios[role] = append(ratios[role], ratio)
-			fmt.Printf(", %s %4.0f ns = %.2f", role, round[role].CPU, ratio)
-		}
-		fmt.Println()
+	defer stop()
+	roles := []string{"raw", "plain", "ids"}
+	runs, err := rig.Rounds(*rounds, roles, addr, func(n int, of map[string]rig.Result) {
+		raw, plain, ids := of["raw"].CPU, of["plain"].CPU, of["ids"].CPU
+		fmt.Printf("round %2d: raw %4.0f ns, plain %4.0f ns = %.2f, ids %4.0f ns = %.2f\n", n, raw, plain, plain/raw, ids, ids/raw)
+	})
+	if err != nil {
+		return err
 	}
 	for _, role := range roles {
-		show(role, runs[role])
+		rig.Show(role, runs[role])
 	}
 	for _, role := range roles[1:] {
-		low, mid, high := spread(ratios[role])
+		low, mid, high := rig.Spread(rig.Ratios(runs[role], runs["raw"]))
 		fmt.Printf("%s to raw: min %.2f, median %.2f, max %.2f\n", role, low, mid, high)
 	}
 	return nil
 }
-
-func show(role string, rs []result) {
-	column := func(of func(result) float64) (low, mid, high float64) {
-		var vs []float64
-		for _, r := range rs {
-			vs = append(vs, of(r))
-		}
-		return spread(vs)
-	}
-	low, mid, high := column(func(r result) float64 { return r.CPU })
-	_, rate, _ := column(func(r result) float64 { return r.Rate })
-	_, allocs, _ := column(func(r result) float64 { return r.Allocs })
-	_, gcs, _ := column(func(r result) float64 { return float64(r.GCs) })
-	fmt.Printf("%-6s CPU ns/record min %.0f, median %.0f, max %.0f; %.2f M records/s; %.2f allocations/record; %.0f collections\n",
-		role, low, mid, high, rate/1e6, allocs, gcs)
-}
-
-func spread(vs []float64) (low, mid, high float64) {
-	s := slices.Sorted(slices.Values(vs))
-	return s[0], (s[(len(s)-1)/2] + s[len(s)/2]) / 2, s[len(s)-1]
-}
-
-// child is this program in another role.
-func child(role, addr string) *exec.Cmd {
-	cmd := exec.Command(os.Args[0], "-role", role, "-addr", addr, "-seconds", strconv.Itoa(*seconds), "-value", strconv.Itoa(*value),
-		"-codec", *codec, "-linger", linger.String(), "-ballast", strconv.Itoa(*ballast), "-profile", *profile)
-	cmd.Stderr = os.Stderr
-	return cmd
-}
-
-func startBroker() (cmd *exec.Cmd, addr string, err error) {
-	cmd = child("broker", "")
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, "", err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, "", err
-	}
-	addr, err = bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		return nil, "", fmt.Errorf("the broker said nothing: %w", err)
-	}
-	return cmd, addr[:len(addr)-1], nil
-}
-
-func runOnce(role, addr string) (r result, err error) {
-	cmd := child(role, addr)
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return r, err
-	}
-	if err := cmd.Start(); err != nil {
-		return r, err
-	}
-	text, err := io.ReadAll(out)
-	if err != nil {
-		return r, err
-	}
-	if err := cmd.Wait(); err != nil {
-		return r, fmt.Errorf("%s: %w", role, err)
-	}
-	return r, json.Unmarshal(text, &r)
-}
-
-func (r result) print() error { return json.NewEncoder(os.Stdout).Encode(r) }
-
-func measured() time.Duration { return time.Duration(*seconds) * time.Second }

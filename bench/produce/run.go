@@ -3,16 +3,14 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
-	"runtime"
-	"runtime/pprof"
+	"math/rand/v2"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/kstage/kstage"
+	"github.com/kstage/kstage/bench/internal/rig"
 )
 
 // publisher is one side: publish gives it a record, whose answer is counted.
@@ -36,8 +34,7 @@ func answered(_ *kgo.Record, err error) {
 func produce(role string) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	live := make([]byte, *ballast<<20)
-	defer runtime.KeepAlive(live)
+	defer rig.Ballast(*ballast)()
 	p, err := start(ctx, role)
 	if err != nil {
 		return err
@@ -53,30 +50,54 @@ func produce(role string) error {
 	if n := failed.Load(); n > 0 {
 		return fmt.Errorf("%d records failed", n)
 	}
-	return r.print()
+	return rig.Report(r)
 }
 
-// publishAll publishes until ctx is done. Records are made as a service makes them: one
-// by one.
+// publishAll publishes until ctx is done.
 func publishAll(ctx context.Context, p publisher) {
-	v, ks := make([]byte, *value), make([][]byte, keys)
-	for i := range v {
-		v[i] = byte(i * 7)
-	}
+	vs, ks := makeValues(), make([][]byte, keys)
 	for i := range ks {
 		ks[i] = fmt.Appendf(nil, "key-%012d", i)
 	}
 	for i := 0; ctx.Err() == nil; i++ {
-		p.publish(&kgo.Record{Topic: topic, Key: ks[i*7919%keys], Value: v})
+		p.publish(&kgo.Record{Topic: topic, Key: ks[i*7919%keys], Value: vs[i%values]})
 	}
 }
 
+// makeValues makes values of the wanted size, in which pieces that are random stand among
+// pieces that are the same in all.
+func makeValues() [][]byte {
+	const piece = 20
+	const digits = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_"
+	const same = `", "customer_name": "`
+	rnd := rand.New(rand.NewPCG(1, 2))
+	vs := make([][]byte, values)
+	for i := range vs {
+		var v []byte
+		for owed := 0.0; len(v) < *value; {
+			if owed += *random; owed < 1 {
+				v = append(v, same[:piece]...)
+				continue
+			}
+			owed--
+			for range piece {
+				v = append(v, digits[rnd.IntN(len(digits))])
+			}
+		}
+		vs[i] = v[:*value]
+	}
+	return vs
+}
+
 func start(ctx context.Context, role string) (publisher, error) {
+	ctx = context.WithoutCancel(ctx) // of a service that waits for its answers
 	if role == "raw" {
 		return startRaw(ctx)
 	}
 	return startKstage(ctx, role == "ids")
 }
+
+const bufferBytes = 64 << 20
 
 func compression() kgo.CompressionCodec {
 	if *codec == "none" {
@@ -87,17 +108,20 @@ func compression() kgo.CompressionCodec {
 
 // startRaw is a client with the same settings.
 func startRaw(ctx context.Context) (publisher, error) {
-	cl, err := kgo.NewClient(kgo.SeedBrokers(*addr), kgo.ProducerLinger(*linger), kgo.ProducerBatchCompression(compression()))
+	cl, err := kgo.NewClient(kgo.SeedBrokers(*addr), kgo.ProducerLinger(*linger), kgo.ProducerBatchCompression(compression()),
+		kgo.MaxBufferedRecords(*buffer), kgo.MaxBufferedBytes(bufferBytes))
 	if err != nil {
 		return publisher{}, err
 	}
-	ctx = context.WithoutCancel(ctx) // of a service that waits for its answers
 	return publisher{publish: func(r *kgo.Record) { cl.Produce(ctx, r, answered) }, close: cl.Close}, nil
 }
 
 // startKstage is a Producer as people run it, counters on.
 func startKstage(ctx context.Context, ids bool) (publisher, error) {
-	opts := []kstage.ProducerOption{kstage.WithBrokers(*addr), kstage.WithMetrics(&kstage.Counters{}), kstage.WithCompression(compression()), kstage.WithLinger(*linger)}
+	opts := []kstage.ProducerOption{
+		kstage.WithBrokers(*addr), kstage.WithMetrics(&kstage.Counters{}), kstage.WithCompression(compression()),
+		kstage.WithLinger(*linger), kstage.WithBuffer(*buffer, bufferBytes),
+	}
 	if !ids {
 		opts = append(opts, kstage.WithMessageIDs(nil))
 	}
@@ -105,47 +129,22 @@ func startKstage(ctx context.Context, ids bool) (publisher, error) {
 	if err != nil {
 		return publisher{}, err
 	}
-	of := context.WithoutCancel(ctx)
 	return publisher{
-		publish: func(r *kgo.Record) { p.PublishAsync(of, r, answered) },
-		close:   func() { _ = p.Close(ctx) },
+		publish: func(r *kgo.Record) { p.PublishAsync(ctx, r, answered) },
+		close: func() {
+			now, cancel := context.WithCancel(ctx)
+			cancel()
+			_ = p.Close(now)
+		},
 	}, nil
 }
 
-// measure counts records and CPU over the measured time.
-func measure() (result, error) {
-	if *profile != "" {
-		f, err := os.Create(*profile)
-		if err != nil {
-			return result{}, err
-		}
-		defer f.Close()
-		if err := pprof.StartCPUProfile(f); err != nil {
-			return result{}, err
-		}
-		defer pprof.StopCPUProfile()
+// measure measures from now on.
+func measure() (r rig.Result, err error) {
+	stop, err := rig.Profile(*profile)
+	if err != nil {
+		return r, err
 	}
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	n, cpu, start := acked.Load(), cpuTime(), time.Now()
-	<-time.After(measured())
-	n, cpu = acked.Load()-n, cpuTime()-cpu
-	took := time.Since(start)
-	runtime.ReadMemStats(&after)
-	if n == 0 {
-		return result{}, fmt.Errorf("nothing was acknowledged")
-	}
-	return result{
-		Records: n, CPU: float64(cpu) / float64(n), Rate: float64(n) / took.Seconds(),
-		Allocs: float64(after.Mallocs-before.Mallocs) / float64(n), GCs: after.NumGC - before.NumGC,
-	}, nil
-}
-
-// cpuTime is what this process has used.
-func cpuTime() time.Duration {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		panic(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	defer stop()
+	return rig.Measure(time.Duration(*seconds)*time.Second, acked.Load)
 }

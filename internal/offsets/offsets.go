@@ -56,6 +56,9 @@ func newBatch(first int64, n int, epoch int32) *Batch {
 	return b
 }
 
+// Len counts the records.
+func (b *Batch) Len() int { return b.n }
+
 // Offset returns the offset of record i.
 func (b *Batch) Offset(i int) int64 {
 	if b.offsets == nil {

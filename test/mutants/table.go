@@ -34,9 +34,9 @@ func mutants() []mutant {
 			test:    "TestLost|TestSilentRejoin",
 		},
 		{
-			name: "ack-before-handoff", file: "pipeline.go",
-			old:     "\t\td.due = earlier(d.due, v.notBefore)\n\t}\n\tp.handOff.start(h, d)",
-			planted: "\t\td.due = earlier(d.due, v.notBefore)\n\t}\n\tc.b.w.resolve(h)\n\tp.handOff.start(h, d)",
+			name: "ack-before-handoff", file: "settle.go",
+			old:     "\t\td.due = earlier(d.due, v.notBefore)\n\t}\n\tp.handOff.start(h, d, c.err)",
+			planted: "\t\td.due = earlier(d.due, v.notBefore)\n\t}\n\tc.b.w.resolve(h)\n\tp.handOff.start(h, d, c.err)",
 			breaks:  "a record is finished before its copy is acknowledged",
 		},
 		{
@@ -135,8 +135,8 @@ func mutants() []mutant {
 		},
 		{
 			name: "ctx-on-handoff", file: "handoff.go",
-			old:     "\t\tproduce(o.ctx, records[i],",
-			planted: "\t\tproduce(c.b.w.ctx, records[i],",
+			old:     "\t\tproduce(o.ctx, &sh.record,",
+			planted: "\t\tproduce(sh.copying.b.w.ctx, &sh.record,",
 			breaks:  "the end of one partition's context fails the copies of others",
 			test:    "TestHandOff|TestLadderCancel|TestOwnership|TestLost",
 		},
@@ -213,7 +213,7 @@ func mutants() []mutant {
 			breaks:  "a cancelled call costs an attempt, and sends the record away",
 		},
 		{
-			name: "hop-counts-attempt", file: "pipeline.go",
+			name: "hop-counts-attempt", file: "settle.go",
 			old:     "\tif !v.spends {\n\t\td.attempt--\n\t}\n\tif !v.notBefore.IsZero()",
 			planted: "\tif !v.notBefore.IsZero()",
 			breaks:  "a snooze or a hop costs an attempt",
@@ -264,8 +264,8 @@ func mutants() []mutant {
 		},
 		{
 			name: "release-counted-twice", file: "window.go",
-			old:     "\treturn w.tracker.Unfinished(told...)\n",
-			planted: "\treturn w.tracker.Unfinished()\n",
+			old:     "\treturn w.tracker.Unfinished(not...)\n",
+			planted: "\t_ = not\n\treturn w.tracker.Unfinished()\n",
 			breaks:  "records whose handler runs at a give-up are counted twice",
 		},
 		{

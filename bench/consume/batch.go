@@ -5,28 +5,8 @@ import (
 	"fmt"
 	"hash/crc32"
 
-	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
-
-const (
-	topic      = "bench"
-	partitions = 6
-	keys       = 1000
-)
-
-// serve is a broker whose every fetch returns the same batch, at ever higher offsets.
-func serve() error {
-	b := encodedBatch(*batch, *value)
-	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(partitions, topic),
-		kfake.SyntheticFetch(kfake.SyntheticBatch{Batch: b}))
-	if err != nil {
-		return err
-	}
-	defer cluster.Close()
-	fmt.Println(cluster.ListenAddrs()[0])
-	select {} // until it is killed
-}
 
 // encodedBatch is n records with one of some keys each.
 func encodedBatch(n, size int) []byte {

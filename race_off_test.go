@@ -1,5 +1,0 @@
-//go:build !race
-
-package kstage_test
-
-const underRace = false
