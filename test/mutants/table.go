@@ -251,6 +251,12 @@ func mutants() []mutant {
 			test:    "TestShutdown",
 		},
 		{
+			name: "end-without-limit", file: "shutdown.go",
+			old:     "context.WithDeadline(base, end.Add(-min(closeReserve, hard/5)))",
+			planted: "context.WithDeadline(base, end.Add(time.Hour))",
+			breaks:  "the end of Run waits for brokers that do not answer",
+		},
+		{
 			name: "leave-forgotten", file: "shutdown.go",
 			old:     "\tin.client.CloseAllowingRebalance()\n\tin.client.AllowRebalance() // the",
 			planted: "\tin.client.AllowRebalance() // the",

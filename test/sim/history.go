@@ -28,6 +28,7 @@ const (
 	Freed      = "freed"   // the dedupe store has released a key
 	Strayed    = "strayed" // the dedupe store was called and failed
 	Began      = "began"   // a Run
+	Ending     = "ending"  // a member was told to end
 	Returned   = "returned"
 	Crashed    = "crashed"
 	Fault      = "fault"

@@ -153,6 +153,7 @@ func (l listener) Assigned(e kstage.AssignedEvent) { l.counts.Assigned(e) }
 
 // stop ends a member as a deployment does, and waits.
 func (m *member) stop() {
+	m.w.history.add(Event{Kind: Ending, Member: m.name, Group: m.group.Name})
 	m.cancel()
 	<-m.returned
 }

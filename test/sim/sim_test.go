@@ -31,7 +31,7 @@ var (
 	events   = flag.Int("events", 60, "how many of the last events before a violation to print; -1: all")
 	verbose  = flag.Bool("logs", false, "print what members log")
 	hash     = flag.Bool("hash", false, "print the hash of each seed's history")
-	patience = flag.Duration("patience", time.Minute, "how long one world may take, in real time")
+	patience = flag.Duration("patience", 3*time.Minute, "how long one world may take, in real time")
 	keep     = flag.String("keep", "", "a directory to write the histories of failed seeds to")
 )
 

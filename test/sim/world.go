@@ -287,6 +287,14 @@ func (w *world) heal() {
 	w.note(time.Since(w.history.start), "healed", "all")
 }
 
+// isCalm says that no member has anything to say but notices.
+func (w *world) isCalm() bool {
+	return !slices.ContainsFunc(w.members, func(m *member) bool {
+		h := m.Health()
+		return !h.Live || !h.Ready || slices.ContainsFunc(h.Reasons, func(r kstage.HealthReason) bool { return !isNotice(r.Kind) })
+	})
+}
+
 // calmAfter is how long Health may still speak of what is over.
 const calmAfter = 15 * time.Second
 
@@ -294,7 +302,7 @@ const calmAfter = 15 * time.Second
 func (w *world) end(r *Run) {
 	w.leaving.Wait()
 	for range 10 { // a fault's last effect may come only now
-		if w.pass(calmAfter); w.unwell() == "" {
+		if w.pass(calmAfter); w.isCalm() {
 			break
 		}
 	}
