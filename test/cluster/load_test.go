@@ -105,12 +105,8 @@ func (w *world) underLoad(opts ...kstage.ConsumerOption) *load {
 	w.t.Helper()
 	l := &load{w: w, topic: w.topic("orders", loadPartitions), seen: newSightings(), plain: newSightings(), produced: make(chan struct{})}
 	w.ladder(loadPartitions, 0)
-	handler := func(_ context.Context, msg kstage.Message) error {
-		l.seen.note(msg.Record)
-		return nil
-	}
 	for range 2 {
-		l.ours = append(l.ours, w.start(handler, append([]kstage.ConsumerOption{kstage.WithTopics(l.topic)}, opts...)...))
+		l.ours = append(l.ours, w.start(l.handler, append([]kstage.ConsumerOption{kstage.WithTopics(l.topic)}, opts...)...))
 	}
 	raw, stopRaw := context.WithCancel(w.t.Context())
 	l.stopRaw = stopRaw
@@ -125,6 +121,11 @@ func (w *world) underLoad(opts ...kstage.ConsumerOption) *load {
 	w.within(time.Minute, func() bool { return l.everywhere(l.seen) && l.everywhere(l.plain) })
 	after(3 * time.Second)
 	return l
+}
+
+func (l *load) handler(_ context.Context, msg kstage.Message) error {
+	l.seen.note(msg.Record)
+	return nil
 }
 
 // sameCoordinator finds a group that the same node coordinates.

@@ -44,7 +44,7 @@ func withBrokers(run func() int) (code int, err error) {
 		}
 		dir += "/data"
 	}
-	if brokers, err = launcher.Up(ctx, dir, 3, "-s", "-m", "160m"); err != nil {
+	if brokers, err = launcher.Up(ctx, dir, 3, "-s", "-m", "160m", "-c", "connections.max.reauth.ms=3000"); err != nil {
 		return 1, err
 	}
 	if !keep {
