@@ -166,14 +166,6 @@ func (w *world) within(limit time.Duration, cond func() bool) {
 // after lets time pass.
 func after(d time.Duration) { <-time.After(d) }
 
-// leader is the node that leads a partition.
-func (w *world) leader(topic string, partition int32) int32 {
-	w.t.Helper()
-	ds, err := w.adm.ListTopics(w.t.Context(), topic)
-	require.NoError(w.t, err)
-	return ds[topic].Partitions[partition].Leader
-}
-
 // coordinator is the node that coordinates a group.
 func (w *world) coordinator(group string) (node int32) {
 	w.t.Helper()

@@ -34,6 +34,7 @@ type account struct {
 	handled bool
 	dead    uint8 // dead letters
 	by      int32 // the process that handled it first
+	at      int64 // when it did
 }
 
 // lane is what must be handled in order: a key of a partition, within one assignment.
@@ -45,11 +46,16 @@ type lane struct {
 	key       int64
 }
 
-// ledger is what a process left to be handled again.
+// ledger is what a process left to be handled again: what it had finished since its last
+// commit, or above a record that it had not finished.
 type ledger struct {
 	end      string
+	last     int64 // its last sign of life
 	repeated int
+	older    int // of these: finished longer than commitAge before its last sign of life
 }
+
+const commitAge = 1500 * time.Millisecond // commits come each second and take a moment
 
 func newChecker() *checker {
 	return &checker{
@@ -81,6 +87,7 @@ func (c *checker) answered(seq int64, err error) {
 func (c *checker) told(process int, e event) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.ledger(process).last = e.At
 	l := lane{process, e.Stage, e.Partition, e.Epoch, keyOf(e.Seq)}
 	switch e.Kind {
 	case begun:
@@ -136,10 +143,14 @@ func (c *checker) succeeds(process int, e event) {
 	a := c.account(e.Seq)
 	if a.handled {
 		c.repeated++
-		c.ledger(int(a.by)).repeated++
+		l := c.ledger(int(a.by))
+		l.repeated++
+		if l.last-a.at > int64(commitAge) {
+			l.older++
+		}
 		return
 	}
-	a.handled, a.by = true, int32(process)
+	a.handled, a.by, a.at = true, int32(process), e.At
 	c.handled++
 }
 
@@ -230,7 +241,7 @@ func (c *checker) ends() (lines []string) {
 	defer c.mu.Unlock()
 	for _, id := range slices.Sorted(maps.Keys(c.processes)) {
 		l := c.processes[id]
-		lines = append(lines, fmt.Sprintf("process %d, %s: %d of its records were handled again", id, l.end, l.repeated))
+		lines = append(lines, fmt.Sprintf("process %d, %s: %d of its records were handled again, %d of them older than %v", id, l.end, l.repeated, l.older, commitAge))
 	}
 	return lines
 }
