@@ -214,19 +214,6 @@ func (c *checker) open() (n int, some []int64) {
 	return n, some
 }
 
-// waiting counts the acknowledged records that have not been handled and are not meant
-// to be dead.
-func (c *checker) waiting() (n int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for seq := range c.records {
-		if _, dead := fate(int64(seq)); !dead && c.records[seq].acked && !c.records[seq].handled {
-			n++
-		}
-	}
-	return n
-}
-
 // progress is a line for the terminal.
 func (c *checker) progress() string {
 	c.mu.Lock()

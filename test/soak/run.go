@@ -205,14 +205,15 @@ func stillGoing(ctx context.Context, err error) error {
 	return err
 }
 
-// drain waits until no record waits for anything: dead ones are only known when the
-// dead-letter topic is read, so that it is enough that their number is right.
+// drain waits until everything is committed: what has not ended by then never will. Two
+// looks, since a record may go from a topic that was looked at late to one that was early.
 func (r *run) drain(ctx context.Context) {
 	limited, cancel := context.WithTimeout(ctx, drainLimit)
 	defer cancel()
-	for !pause(limited, time.Second) {
-		if r.checker.waiting() == 0 && r.lag(limited) == 0 {
-			return
+	for quiet := 0; quiet < 2 && !pause(limited, 2*time.Second); {
+		quiet++
+		if r.lag(limited) != 0 {
+			quiet = 0
 		}
 	}
 }
