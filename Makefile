@@ -2,7 +2,7 @@
 
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: test test-all sim replay mutants lint bench quickstart broker consumer producer kafka kafka-down rename ci
+.PHONY: test test-all test-cluster sim replay mutants soak lint bench quickstart broker consumer producer kafka kafka-cluster kafka-secure kafka-down rename ci
 
 test: ## the tests of everyday
 	go test ./...
@@ -29,8 +29,15 @@ FORCE:
 mutants: ## FLAGS='-only commit -seeds 500': mistakes planted in kstage, and who sees them
 	go run ./test/mutants $(FLAGS)
 
+test-cluster: ## what only real brokers show, on three of them: crashes, restarts, security, Kafka's own tools
+	go test -count=1 -v -tags cluster -timeout 40m ./test/cluster/
+
+DURATION ?= 10m
+soak: ## DURATION=10m: consumers and brokers killed at random, every record accounted for
+	go run ./test/soak -duration $(DURATION)
+
 lint: ## with a pinned linter; the first run builds it
-	go run $(GOLANGCI_LINT) run --build-tags synctests,sim ./...
+	go run $(GOLANGCI_LINT) run --build-tags synctests,sim,cluster ./...
 
 bench: ## of the parts that every record goes through
 	go test -run '^$$' -bench . -benchmem ./internal/...
@@ -44,8 +51,17 @@ broker consumer producer: ## the example programs: in three terminals
 kafka: ## a real Apache Kafka on loopback; prints its address
 	@test/kafka/kafka.sh up 1
 
-kafka-down: ## end it, and delete its data
+kafka-cluster: ## three nodes, three replicas of everything, two in sync
+	@test/kafka/kafka.sh -d kafka-data-cluster -m 160m up 3
+
+kafka-secure: ## one node with TLS, SCRAM and ACLs; `make kafka-down` ends all of them
+	@test/kafka/kafka.sh -d kafka-data-secure -s up 1 >/dev/null
+	@test/kafka/kafka.sh -d kafka-data-secure status
+
+kafka-down: ## end them, and delete their data
 	@test/kafka/kafka.sh down --wipe
+	@test/kafka/kafka.sh -d kafka-data-cluster down --wipe
+	@test/kafka/kafka.sh -d kafka-data-secure down --wipe
 
 rename: ## MODULE=example.com/you/kstage: publish it under another path
 	@test -n "$(MODULE)" || { echo "usage: make rename MODULE=example.com/you/kstage" >&2; exit 2; }

@@ -55,7 +55,8 @@ type handOff struct {
 	closed   bool
 	producer *kgo.Client // client, until it was renewed
 	produce  func(context.Context, *kgo.Record, func(*kgo.Record, error))
-	useless  bool // producer cannot write any more, whatever is granted: see renew
+	useless  bool          // producer cannot write any more, whatever is granted: see renew
+	retired  []*kgo.Client // producers before it, client too, that copies may be on their way by: see recreated
 
 	busy sync.WaitGroup // copies given to the client and not answered, and goroutines that give it more
 }
@@ -137,6 +138,24 @@ func (o *handOff) renew() {
 	if old != o.client {
 		old.Close()
 	}
+}
+
+// recreated is told that a target was created again: to a producer that has met the old
+// one it stays that. Making it forget the topic would lose copies where it had met the
+// new one by itself: it would count its batches anew, and the broker take them for those
+// it has, and acknowledge them. So there is a producer with an id of its own; the old one
+// may have copies on their way, and stays until the end.
+func (o *handOff) recreated() {
+	cl, err := o.connectTo()
+	if err != nil { // as in renew
+		o.log.log.Error("cannot make a new client for copies", zap.Error(err))
+		return
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.retired = append(o.retired, o.producer)
+	o.sheets.once = o.sheets.once || showsRecords(cl)
+	o.producer, o.produce, o.useless = cl, cl.TryProduce, false
 }
 
 // partitioner sends a copy to its source's partition modulo the target's count:
@@ -293,14 +312,6 @@ func (o *handOff) headers(sh *sheet) []kgo.RecordHeader {
 	return f.headers(c.record.Headers, sh)
 }
 
-// purge makes the client forget a target that was created again.
-func (o *handOff) purge(topic string) {
-	o.mu.Lock()
-	producer := o.producer
-	o.mu.Unlock()
-	producer.PurgeTopicsFromProducing(topic)
-}
-
 // close ends the client; what it has not been answered fails, and stays unfinished.
 func (o *handOff) close() {
 	o.mu.Lock()
@@ -308,11 +319,10 @@ func (o *handOff) close() {
 	for _, box := range o.outboxes {
 		box.stop()
 	}
-	producer := o.producer
+	producers := append([]*kgo.Client{o.client, o.producer}, o.retired...)
 	o.mu.Unlock()
-	o.client.Close()
-	if producer != o.client {
-		producer.Close()
+	for _, cl := range producers { // again where it is one: nothing
+		cl.Close()
 	}
 	o.busy.Wait()
 }

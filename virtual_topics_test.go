@@ -276,6 +276,35 @@ func TestCopiesArriveInARecreatedDeadLetterTopic(t *testing.T) {
 	}
 }
 
+// The dead-letter topic is created again while no copy was sent to the old one, and copies
+// go to the new one before it is noticed: a client that was made to forget the topic would
+// count its batches anew, and the broker acknowledge the next without writing it.
+func TestCopiesToARecreatedDeadLetterTopicBeforeItIsNoticed(t *testing.T) {
+	t.Parallel()
+	virtual(t, func(w *world) {
+		t := w.t
+		_, opts := w.ladder(1)
+		m := w.start(func(context.Context, kstage.Message) error { return kstage.Permanent(errors.New("never")) }, opts...)
+		w.eventually(func() bool { return m.Health().Ready })
+		require.NoError(t, w.fake.DeleteTopic("g-dlq"))
+		require.NoError(t, w.fake.CreateTopic("g-dlq", 1, nil))
+		for range 5 {
+			w.fill("orders", 0, 1, 1)
+			after(time.Second)
+		}
+		require.EqualValues(t, 5, m.counts.Snapshot().SentToDLQ)
+		after(2 * time.Minute) // noticed
+		require.True(t, m.is(kstage.HealthTopicRecreated))
+		for range 5 {
+			w.fill("orders", 0, 1, 1)
+			after(time.Second)
+		}
+		require.EqualValues(t, 10, w.committed("orders", 0))
+		require.Len(t, w.deadLetters(), 10)
+		require.NoError(t, m.stop())
+	})
+}
+
 func TestAddedPartitionsAreConsumedWithin31s(t *testing.T) {
 	t.Parallel()
 	for name, s := range subscriptions {

@@ -106,7 +106,7 @@ func (t *topicWatcher) recreated(ctx context.Context, name string) {
 	t.c.cfg.logger.Warn("topic was deleted and created again: starting over with it", zap.String("topic", name))
 	t.c.board.raiseFor(noticeFor, HealthReason{Kind: HealthTopicRecreated, Topic: name, Partition: -1})
 	if slices.Contains(t.own, name) {
-		t.c.handOff.purge(name)
+		t.c.handOff.recreated()
 	}
 	if name != t.c.cfg.dlqName() {
 		t.c.intakeOf(name).startOver(ctx, name)
