@@ -54,8 +54,8 @@ func consumerOf(broker *kfake.Cluster, handle kstage.HandlerFunc, opts ...kstage
 }
 
 // deadLetter runs a consumer until there is a dead letter, and returns it.
-func deadLetter(broker *kfake.Cluster, consumer *kstage.Consumer) kstage.DeadLetter {
-	ctx, stop := context.WithCancel(context.Background()) //nolint:forbidigo // an example has no caller
+func deadLetter(ctx context.Context, broker *kfake.Cluster, consumer *kstage.Consumer) kstage.DeadLetter {
+	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	var running sync.WaitGroup
 	running.Go(func() {
@@ -166,7 +166,7 @@ func ExampleWithRetryStages() {
 		return nil
 	}, kstage.WithRetryStages(100*time.Millisecond, 200*time.Millisecond)) // billing-retry-1, billing-retry-2
 	fmt.Println("ended:", consumer.Run(ctx))
-	// Output:
+	// Unordered output:
 	// tea, attempt 1, stage 0
 	// milk, attempt 1, stage 0
 	// tea, attempt 2, stage 1
@@ -182,7 +182,7 @@ func ExamplePermanent_deadLetter() {
 	consumer := consumerOf(broker, func(context.Context, kstage.Message) error {
 		return kstage.Permanent(errors.New("no such customer"))
 	}, kstage.WithRetryStages(time.Hour))
-	d := deadLetter(broker, consumer)
+	d := deadLetter(context.Background(), broker, consumer)
 	fmt.Println(d.Reason, "at attempt", d.Attempt)
 	// Output:
 	// permanent at attempt 1
@@ -195,7 +195,7 @@ func ExampleDecodeDeadLetter_consumer() {
 	consumer := consumerOf(broker, func(context.Context, kstage.Message) error {
 		return errors.New("the till is closed")
 	}, kstage.WithRetryStages(10*time.Millisecond))
-	d := deadLetter(broker, consumer) // polls billing-dlq and calls kstage.DecodeDeadLetter
+	d := deadLetter(context.Background(), broker, consumer) // polls billing-dlq and calls kstage.DecodeDeadLetter
 	fmt.Printf("%s = %s\n", d.Record.Key, d.Record.Value)
 	fmt.Printf("from %s/%d@%d\n", d.Origin.Topic, d.Origin.Partition, d.Origin.Offset)
 	fmt.Printf("%s at attempt %d, in stage %d: %s\n", d.Reason, d.Attempt, d.Stage, d.Error)
@@ -280,7 +280,7 @@ func ExampleWithClassifier() {
 			}
 			return kstage.ClassRetry
 		}))
-	d := deadLetter(broker, consumer)
+	d := deadLetter(context.Background(), broker, consumer)
 	fmt.Println(d.Reason, d.Error)
 	// Output:
 	// permanent charge: no such customer
@@ -313,18 +313,18 @@ func ExampleConsumer_Skip() {
 		stop()
 		return nil
 	}, kstage.WithoutDLQ(kstage.Block))
-	go consumer.WatchHealth(ctx, 10*time.Millisecond, func(t kstage.Transition) {
-		for _, r := range t.After.Reasons {
-			if r.Kind == kstage.HealthStuckRecord {
-				fmt.Println(r)
-				fmt.Println("skipped:", consumer.Skip(r.Topic, r.Partition, r.Offset))
-			}
+	var skipping sync.WaitGroup
+	skipping.Go(func() { // an operator, who has seen stuck-record in Health
+		for consumer.Skip("orders", 0, 0) != nil { // it is not blocked yet
+			<-time.After(10 * time.Millisecond)
 		}
+		fmt.Println("tea is skipped")
 	})
-	fmt.Println("ended:", consumer.Run(ctx))
-	// Output:
-	// stuck-record orders/0@0: the till is closed
-	// skipped: <nil>
+	err := consumer.Run(ctx)
+	skipping.Wait()
+	fmt.Println("ended:", err)
+	// Unordered output:
+	// tea is skipped
 	// milk is handled
 	// ended: <nil>
 }
@@ -421,21 +421,19 @@ func ExampleWithLogFields() {
 	broker := ordered("tea")
 	defer broker.Close()
 	type podKey struct{}
-	ctx, stop := context.WithCancel(context.WithValue(context.Background(), podKey{}, "billing-0"))
+	ctx := context.WithValue(context.Background(), podKey{}, "billing-0")
 	logger := zap.NewExample() // prints JSON
-	consumer := consumerOf(broker, func(context.Context, kstage.Message) error {
-		defer stop()
-		return kstage.Permanent(errors.New("no such customer"))
-	},
+	consumer := consumerOf(broker,
+		func(context.Context, kstage.Message) error { return kstage.Permanent(errors.New("no such customer")) },
 		kstage.WithLogger(logger.WithOptions(zap.IncreaseLevel(zap.ErrorLevel))),
 		kstage.WithKeyRedactor(func([]byte) string { return "***" }),
 		kstage.WithLogFields(func(ctx context.Context) []zap.Field {
 			return []zap.Field{zap.Any("pod", ctx.Value(podKey{}))}
 		}))
-	fmt.Println("ended:", consumer.Run(ctx))
+	fmt.Println("dead:", deadLetter(ctx, broker, consumer).Reason)
 	// Output:
 	// {"level":"error","msg":"record is dead: to the dead-letter topic","topic":"orders","key":"***","message_id":"id-tea","partition":0,"offset":0,"attempt":1,"stage":0,"pod":"billing-0","outcome":"dead","reason":"permanent","error":"no such customer"}
-	// ended: <nil>
+	// dead: permanent
 }
 
 // Probes for Kubernetes.
