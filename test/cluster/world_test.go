@@ -37,7 +37,7 @@ func newWorld(t *testing.T) *world {
 	w.adm = kadm.NewClient(w.cl)
 	t.Cleanup(func() {
 		if t.Failed() {
-			for _, e := range logs.All() {
+			for _, e := range logs.FilterLevelExact(zap.WarnLevel).All() {
 				t.Logf("%s %s %v", e.Time.Format(time.StampMilli), e.Message, e.ContextMap())
 			}
 		}
