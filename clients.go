@@ -76,9 +76,15 @@ func (c *commonConfig) newClient(role ClientRole, ours ...kgo.Opt) (cl *kgo.Clie
 	return cl, nil
 }
 
-// showsRecords says that a hook of WithClientOptions sees the records that the client
-// produces: it may keep them.
+// showsRecords says that somebody else sees the records that the client produces, and may
+// keep them: a partitioner, or a hook of WithClientOptions.
 func showsRecords(cl *kgo.Client) bool {
+	standard := reflect.TypeOf(kgo.UniformBytesPartitioner(1, false, false, nil)) // the client's own; it looks at keys
+	return showsHooks(cl) || reflect.TypeOf(cl.OptValue(kgo.RecordPartitioner)) != standard
+}
+
+// showsHooks says that it is a hook.
+func showsHooks(cl *kgo.Client) bool {
 	hooks := reflect.ValueOf(cl.OptValue(kgo.WithHooks)) // a slice of a type that is not exported
 	for i := range hooks.Len() {
 		switch hooks.Index(i).Interface().(type) {

@@ -59,15 +59,8 @@ func ProducerDefaults() map[string]string {
 	}
 }
 
-// ReachOnly says that a test's client options but those in opts only say how brokers are
-// reached: no code but the client's sees records. So that tests take the same way as services.
-func ReachOnly(p *Producer, opts ...ProducerOption) {
-	c := defaultProducerConfig()
-	for _, o := range opts {
-		o.applyProducer(&c)
-	}
-	p.direct = c.extraOptions == nil && c.partitioner == nil
-}
+// IsDirect says that no code but the client's sees the records of p.
+func IsDirect(p *Producer) bool { return p.ledger.now().direct }
 
 // RefuseUnseen is a refusal that nobody has acted on yet.
 func RefuseUnseen(p *Producer, err error) { p.ledger.refuse(p.ledger.now(), err) }

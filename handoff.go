@@ -3,6 +3,7 @@ package kstage
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -45,7 +46,8 @@ type handOff struct {
 	board     *healthBoard
 	random    func(int64) int64
 	ctx       context.Context  // of the copies: it never ends, since the end of one record's would fail its whole batch
-	trouble   trouble          // of client
+	trouble   trouble          // of its clients
+	retired   []*kgo.Client    // producers before, but client, that copies may be on their way by: the topic watcher's, and then close's
 	batchSize map[string]int32 // max.message.bytes of the targets, as far as it is known; written before the first copy
 
 	mu       sync.Mutex // guards all below, and what is in the outboxes; taken before window.mu, never held over a call of the client or user code
@@ -55,8 +57,7 @@ type handOff struct {
 	closed   bool
 	producer *kgo.Client // client, until it was renewed
 	produce  func(context.Context, *kgo.Record, func(*kgo.Record, error))
-	useless  bool          // producer cannot write any more, whatever is granted: see renew
-	retired  []*kgo.Client // producers before it, client too, that copies may be on their way by: see recreated
+	useless  bool // producer cannot write any more, whatever is granted: see renew
 
 	busy sync.WaitGroup // copies given to the client and not answered, and goroutines that give it more
 }
@@ -113,26 +114,23 @@ func (o *handOff) connect(base context.Context, cfg *consumerConfig) (err error)
 	if o.client, err = o.connectTo(); err != nil {
 		return err
 	}
-	o.producer, o.produce = o.client, o.client.TryProduce // which never blocks
-	o.sheets.once = showsRecords(o.client)
+	o.install(o.client) // nobody else has the hand-off yet
 	return nil
 }
 
 // renew replaces a producer that cannot write any more: one that was refused an
 // id keeps the refusal for its life. Nothing is on its way by it then.
 func (o *handOff) renew() {
-	cl, err := o.connectTo()
-	if err != nil { // a function of the options fails now and did not before
-		o.log.log.Error("cannot make a new client for copies", zap.Error(err))
+	cl := o.another()
+	if cl == nil {
 		return
 	}
 	o.mu.Lock()
-	o.sheets.once = o.sheets.once || showsRecords(cl)
 	old := o.producer
 	if o.closed || !o.useless { // by another outbox
 		old = cl
 	} else {
-		o.producer, o.produce, o.useless = cl, cl.TryProduce, false
+		o.install(cl)
 	}
 	o.mu.Unlock()
 	if old != o.client {
@@ -140,22 +138,46 @@ func (o *handOff) renew() {
 	}
 }
 
-// recreated is told that a target was created again: to a producer that has met the old
-// one it stays that. Making it forget the topic would lose copies where it had met the
-// new one by itself: it would count its batches anew, and the broker take them for those
-// it has, and acknowledge them. So there is a producer with an id of its own; the old one
-// may have copies on their way, and stays until the end.
+// recreated is told by the topic watcher that a target was created again: to a producer
+// that has met the old one it stays that. Making it forget the topic would lose copies where
+// it had met the new one by itself: it would count its batches anew, and the broker take them
+// for those it has, and acknowledge them. So there is a producer with an id of its own; the
+// old one may have copies on their way, and ends when it is seen to have none, at the next
+// such moment or with the hand-off.
 func (o *handOff) recreated() {
-	cl, err := o.connectTo()
-	if err != nil { // as in renew
-		o.log.log.Error("cannot make a new client for copies", zap.Error(err))
+	cl := o.another()
+	if cl == nil {
 		return
 	}
+	o.retired = slices.DeleteFunc(o.retired, func(cl *kgo.Client) bool {
+		over := cl.BufferedProduceRecords() == 0
+		if over {
+			cl.Close()
+		}
+		return over
+	})
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.retired = append(o.retired, o.producer)
-	o.sheets.once = o.sheets.once || showsRecords(cl)
-	o.producer, o.produce, o.useless = cl, cl.TryProduce, false
+	if o.producer != o.client {
+		o.retired = append(o.retired, o.producer)
+	}
+	o.install(cl)
+}
+
+// another makes a client as connect does; nil where a function of the options fails now
+// and did not before.
+func (o *handOff) another() *kgo.Client {
+	cl, err := o.connectTo()
+	if err != nil {
+		o.log.log.Error("cannot make a new client for copies", zap.Error(err))
+	}
+	return cl
+}
+
+// install makes a client the producer. o.mu is held.
+func (o *handOff) install(cl *kgo.Client) {
+	o.producer, o.produce, o.useless = cl, cl.TryProduce, false // which never blocks
+	o.sheets.once = o.sheets.once || showsHooks(cl)
 }
 
 // partitioner sends a copy to its source's partition modulo the target's count:

@@ -15,16 +15,21 @@ type heldSet struct {
 	batches map[*batch]struct{} // that have pages
 }
 
+const heldPageSize = 64
+
 // heldPage is the held records of a row of places; nil: not held.
-type heldPage [64]*held
+type heldPage [heldPageSize]*held
 
 // at returns the record at a place; nil where it is not held.
 func (s *heldSet) at(p place) *held {
-	n := len(heldPage{})
-	if p.b.pages == nil || p.b.pages[p.i/n] == nil {
+	if p.b.pages == nil {
 		return nil
 	}
-	return p.b.pages[p.i/n][p.i%n]
+	page := p.b.pages[p.i/heldPageSize]
+	if page == nil {
+		return nil
+	}
+	return page[p.i%heldPageSize]
 }
 
 // byOffset looks at all of them.
@@ -59,25 +64,26 @@ func (p *heldPage) all(yield func(*held) bool) bool {
 
 // add takes in a record that is not held.
 func (s *heldSet) add(h *held) {
-	b, n := h.b, len(heldPage{})
+	b := h.b
 	if b.pages == nil {
-		b.pages = make([]*heldPage, (b.done.Len()+n-1)/n)
+		b.pages = make([]*heldPage, (b.done.Len()+heldPageSize-1)/heldPageSize)
 		if s.batches == nil {
 			s.batches = map[*batch]struct{}{}
 		}
 		s.batches[b] = struct{}{}
 	}
-	if b.pages[h.i/n] == nil {
-		b.pages[h.i/n] = new(heldPage)
+	page := &b.pages[h.i/heldPageSize]
+	if *page == nil {
+		*page = new(heldPage)
 	}
-	b.pages[h.i/n][h.i%n] = h
+	(*page)[h.i%heldPageSize] = h
 	b.holding.Add(1)
 }
 
 // remove lets go of a record that is held.
 func (s *heldSet) remove(h *held) {
-	b, n := h.b, len(heldPage{})
-	b.pages[h.i/n][h.i%n] = nil
+	b := h.b
+	b.pages[h.i/heldPageSize][h.i%heldPageSize] = nil
 	if b.holding.Add(-1) == 0 {
 		b.pages = nil
 		delete(s.batches, b)

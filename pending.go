@@ -35,7 +35,7 @@ func (pd *pending) claimed() bool { return pd.caller.Load() == nil }
 func (pd *pending) leave(caller *kgo.Record) bool { return pd.caller.CompareAndSwap(caller, nobody) }
 
 // A pending is the context of its record, where no code but the client's sees that
-// (Producer.direct): so the client's answer, which brings the record, leads back to it, and
+// (link.direct): so the client's answer, which brings the record, leads back to it, and
 // no closure is made for it.
 var _ context.Context = (*pending)(nil)
 

@@ -22,8 +22,6 @@ type Producer struct {
 	connections *connections
 	ledger      *ledger
 
-	direct bool // no code but the client's sees the records on their way
-
 	ctx        context.Context    // of the clients and terms: ends when Close gives up on them
 	cancel     context.CancelFunc // of ctx
 	loops      context.Context    // of keep and keepTime: ends when Close has nothing more to wait for
@@ -60,7 +58,6 @@ func NewProducer(opts ...ProducerOption) (*Producer, error) {
 		redactKey: textFunc(p.guard, "WithKeyRedactor", cfg.keyRedactor),
 	}
 	p.newID = cfg.newID()
-	p.direct = cfg.extraOptions == nil && cfg.partitioner == nil
 	p.connections = newConnections(p.board, cfg.logger)
 	first, err := p.connect()
 	if err != nil {

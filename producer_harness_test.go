@@ -30,7 +30,6 @@ func (w *world) producer(opts ...kstage.ProducerOption) *publisher {
 	made, err := kstage.NewProducer(all...)
 	require.NoError(w.t, err)
 	p.Producer = made
-	kstage.ReachOnly(made, opts...)
 	w.t.Cleanup(func() { _ = p.end() })
 	return p
 }

@@ -124,6 +124,34 @@ func TestProducerHooksThatAddHeaders(t *testing.T) {
 	}
 }
 
+// Records take the quick way unless somebody else may look at them on it.
+func TestProducerKnowsWhoSeesItsRecords(t *testing.T) {
+	t.Parallel()
+	with := func(opts ...kgo.Opt) kstage.ProducerOption {
+		return kstage.WithClientOptions(func(kstage.ClientRole) []kgo.Opt { return opts })
+	}
+	for name, tt := range map[string]struct {
+		opt    kstage.ProducerOption
+		direct bool
+	}{
+		"no options":                  {kstage.WithLinger(0), true},
+		"options that reach a broker": {with(kgo.ClientID("x")), true},
+		"a hook of records":           {with(kgo.WithHooks(headersHook{})), false},
+		"another partitioner":         {with(kgo.RecordPartitioner(kgo.RoundRobinPartitioner())), false},
+		"WithPartitioner":             {kstage.WithPartitioner(kgo.ManualPartitioner()), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p, err := kstage.NewProducer(kstage.WithBrokers("127.0.0.1:1"), tt.opt)
+			require.NoError(t, err)
+			require.Equal(t, tt.direct, kstage.IsDirect(p))
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			_ = p.Close(ctx)
+		})
+	}
+}
+
 // A partitioner is called under a lock of the client, for the first record of a topic on a
 // goroutine of the client's.
 func TestProducerPartitionerThatPanicsOrChoosesWrong(t *testing.T) {

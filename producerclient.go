@@ -17,6 +17,7 @@ var healBackoff = Backoff{Min: 500 * time.Millisecond, Max: 10 * time.Second} //
 // refusal for its life.
 type link struct {
 	client  *kgo.Client
+	direct  bool  // no code but the client's sees the records on their way
 	refusal error // why it was closed, for what it then still has; set before that
 }
 
@@ -30,7 +31,7 @@ func (p *Producer) connect() (*link, error) {
 		cl.Close()
 		return nil, err
 	}
-	return &link{client: cl}, nil
+	return &link{client: cl, direct: !showsRecords(cl)}, nil
 }
 
 func (p *Producer) clientOptions() []kgo.Opt {

@@ -27,9 +27,11 @@ func (p *Producer) send(ctx context.Context, r *kgo.Record, done func(*kgo.Recor
 		p.notAccepted(r, err)
 		return nil, err
 	}
-	if p.direct {
+	if t.link.direct {
+		pd.record.Context = pd //nolint:fatcontext // each record has its own
 		t.link.client.TryProduce(t.ctx, &pd.record, t.promise) //nolint:contextcheck // the end of ctx would end other records, too: see term
 	} else {
+		pd.record.Context = endless(ctx, r)
 		p.hand(t, pd)
 	}
 	return pd, nil
@@ -72,11 +74,6 @@ func (p *Producer) prepare(ctx context.Context, r *kgo.Record, done func(*kgo.Re
 	c.Topic, c.Partition, c.Key, c.Value, c.Timestamp = topic, r.Partition, r.Key, r.Value, r.Timestamp
 	if r.Timestamp.IsZero() {
 		c.Timestamp = now
-	}
-	if p.direct {
-		c.Context = pd
-	} else {
-		c.Context = endless(ctx, r)
 	}
 	return pd, nil
 }
@@ -142,7 +139,7 @@ func (p *Producer) answered(t *term, pd *pending, size int64, err error) {
 	} else {
 		p.tell(pd, caller, p.outcome(t.link, &pd.record, err))
 	}
-	if p.direct {
+	if t.link.direct {
 		pd.record.Value = nil // it may stay on its page for a while
 	}
 	p.ledger.told(t)

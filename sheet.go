@@ -54,10 +54,11 @@ func (s *sheets) next() *sheet {
 
 // giveBack takes a sheet that the client has answered.
 func (s *sheets) giveBack(sh *sheet) {
+	sh.box, sh.copying = nil, nil // a hook that keeps the record keeps no more
 	if s.once || len(s.idle) == mostSheets || cap(sh.text) > mostText || cap(sh.headers) > mostHeaders {
 		return
 	}
-	sh.box, sh.copying, sh.record = nil, nil, kgo.Record{}
+	sh.record = kgo.Record{}
 	clear(sh.headers)
 	s.idle = append(s.idle, sh)
 }

@@ -23,7 +23,7 @@ type term struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 
-	promise func(*kgo.Record, error) // the client's answer, where that leads back to its pending; see Producer.direct
+	promise func(*kgo.Record, error) // the client's answer, where that leads back to its pending; see link.direct
 
 	_    [64]byte     // who answers is on another core than who accepts: each writes lines of the cache of its own
 	told atomic.Int64 // records that everybody was told of
