@@ -28,7 +28,7 @@ func (p *Producer) send(ctx context.Context, r *kgo.Record, done func(*kgo.Recor
 		return nil, err
 	}
 	if t.link.direct {
-		pd.record.Context = pd //nolint:fatcontext // each record has its own
+		pd.record.Context = pd                                 //nolint:fatcontext // each record has its own
 		t.link.client.TryProduce(t.ctx, &pd.record, t.promise) //nolint:contextcheck // the end of ctx would end other records, too: see term
 	} else {
 		pd.record.Context = endless(ctx, r)
